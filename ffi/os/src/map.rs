@@ -264,8 +264,11 @@ mod tests {
     fn a_dropped_region_is_no_longer_mapped() {
         let region = map_region(MIB_2, HugePolicy::Small).unwrap();
         // By inode: other tests map at the same time and may be given the same addresses.
-        let inode = format!(" {} /memfd:spindle", fstat(region.as_fd()).unwrap().st_ino);
-        let listed = || fs::read_to_string("/proc/self/maps").unwrap().contains(&inode);
+        let inode = fstat(region.as_fd()).unwrap().st_ino.to_string();
+        let listed = || {
+            let maps = fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().any(|l| l.contains("memfd:spindle") && l.split_whitespace().nth(4) == Some(&inode))
+        };
         assert!(listed());
         drop(region);
         assert!(!listed());
