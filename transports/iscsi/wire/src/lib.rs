@@ -25,7 +25,8 @@
 //!   stages become a [`WireError`] that names field and offset, and knows the reason of the Reject it deserves.
 //!   Reserved *bits* are ignored, as the RFC asks of receivers.
 //! * [`SerialNumber`] holds CmdSN, StatSN and their kin; it has no `<`, only the arithmetic of RFC 1982.
-//! * [`ahs`] walks Additional Header Segments.
+//! * [`ahs`] walks Additional Header Segments; [`keys`], [`values`] and [`iscsi_name`] read and write the text
+//!   of login and SendTargets. Text is the only part that uses the heap.
 //!
 //! CRC32C digests are not here (a digest is a property of the connection, not of a PDU), and nothing here knows
 //! a session: sequence rules belong to the target and the initiator.
@@ -33,6 +34,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
@@ -43,6 +45,8 @@ pub mod async_msg;
 pub mod bhs;
 pub mod data;
 pub mod error;
+pub mod iscsi_name;
+pub mod keys;
 pub mod login;
 pub mod logout;
 pub mod nop;
@@ -54,6 +58,7 @@ pub mod serial;
 pub mod snack;
 pub mod text;
 pub mod tmf;
+pub mod values;
 
 pub use crate::async_msg::{AsyncEvent, AsyncMessage};
 pub use crate::bhs::{BHS_LEN, Bhs, InitiatorOpcode, Itt, TargetOpcode, Ttt};

@@ -1,4 +1,4 @@
-//! Text Request and Text Response (RFC 7143 §11.10, §11.11).
+//! Text Request and Text Response (RFC 7143 §11.10, §11.11). What the text says: [`crate::keys`].
 
 use crate::bhs::{self, Bhs, CONTINUE, FINAL, IMMEDIATE, InitiatorOpcode, Itt, TargetOpcode, Ttt};
 use crate::code::to_bhs;
