@@ -1,0 +1,93 @@
+"""Writes blocks at random and says so only after the device has; reads them back and says what it found.
+
+    journaled_writer.py write DEVICE SLOTS BYTES THREADS SEED [SECONDS]
+    journaled_writer.py read DEVICE SLOTS BYTES
+
+`write` prints `b SLOT GENERATION` before a write and `a SLOT GENERATION` after it was acknowledged (O_DIRECT and
+O_DSYNC: acknowledged means durable). `read` prints `r SLOT GENERATION` for a block that is whole, `t SLOT` for a torn
+one. Each thread owns the slots congruent to its number, so each slot has one writer.
+"""
+import hashlib
+import mmap
+import os
+import random
+import struct
+import sys
+import threading
+import time
+
+LOCK = threading.Lock()
+
+
+def pattern(slot, generation, size):
+    """A block that knows its place, its generation and, every 512 bytes, its offset: a mixture of two is seen."""
+    seed = hashlib.sha256(struct.pack(">QQ", slot, generation)).digest()
+    sectors = (
+        struct.pack(">QQQ", slot, generation, at) + (seed * 16)[:488] for at in range(0, size, 512)
+    )
+    return b"".join(sectors)
+
+
+def say(text):
+    with LOCK:
+        os.write(1, text.encode())
+
+
+def write(device, slots, size, threads, seed, seconds):
+    descriptor = os.open(device, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC)
+    end = time.monotonic() + seconds
+
+    def work(number):
+        choose = random.Random(f"{seed}/{number}")
+        memory = mmap.mmap(-1, size)
+        generations = {}
+        own = range(number, slots, threads)
+        while time.monotonic() < end:
+            slot = choose.choice(own)
+            generation = generations[slot] = generations.get(slot, 0) + 1
+            memory[:] = pattern(slot, generation, size)
+            say(f"b {slot} {generation}\n")
+            written = os.pwrite(descriptor, memory, slot * size)
+            if written != size:
+                raise OSError(f"short write: {written} of {size}")
+            say(f"a {slot} {generation}\n")
+
+    failed = []
+
+    def guarded(number):
+        try:
+            work(number)
+        except OSError as error:
+            failed.append(error)
+
+    workers = [threading.Thread(target=guarded, args=(n,)) for n in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if failed:
+        sys.exit(f"a write failed: {failed[0]}")
+
+
+def read(device, slots, size):
+    descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT)
+    memory = mmap.mmap(-1, size)
+    found = []
+    for slot in range(slots):
+        count = os.preadv(descriptor, [memory], slot * size)
+        block = memory[:count]
+        generation = struct.unpack(">QQ", block[:16])[1]
+        if block == bytes(size):
+            found.append(f"r {slot} 0\n")
+        elif block == pattern(slot, generation, size):
+            found.append(f"r {slot} {generation}\n")
+        else:
+            found.append(f"t {slot}\n")
+    say("".join(found))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "write":
+        write(sys.argv[2], *map(int, sys.argv[3:6]), sys.argv[6], float(sys.argv[7]))
+    else:
+        read(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,17 @@
+"""What guests are made of: the root image with Debian's kernel, and the user-mode kernel."""
+from laboratory.cache import Made
+from laboratory.paths import VM
+
+ROOT_IMAGE = Made("root-image", (VM / "guest-packages",), ("LAB_SUITE", "LAB_APT_SOURCES"))
+UML_KERNEL = Made("uml-kernel", (VM / "uml.config",), ("LAB_LINUX_SOURCE",))
+
+
+def parts(kind):
+    """What a kind of guest needs."""
+    return (ROOT_IMAGE, UML_KERNEL) if kind == "uml" else (ROOT_IMAGE,)
+
+
+def ensure(kinds):
+    """Makes what is missing for these kinds of guest."""
+    for part in dict.fromkeys(part for kind in kinds for part in parts(kind)):
+        part.ensure()
