@@ -1,1 +1,28 @@
-//! spindle-bdev.
+//! The seam between the SCSI mid-level and anything that stores blocks, and the devices that need no
+//! driver.
+//!
+//! A [`Bdev`] is the device as the control plane sees it: a name, a size, what it can do. Each core that
+//! serves it opens an [`IoChannel`] of its own, by way of a [`ChannelSeed`] that is prepared on the control
+//! thread (slow, may block) and bound on the core (quick). An operation, [`BlockIo`], *owns* its buffer while
+//! the channel has it, and every accepted operation comes back exactly once as an [`IoDone`] with that
+//! buffer, from `submit` itself (null, RAM) or from `poll`.
+//!
+//! ```text
+//!   engine ── BlockIo { key, op, lba, blocks, data: Sgv } ──► channel ──► device
+//!   engine ◄── IoDone { key, result, data: Sgv } ──────────── channel ◄──
+//! ```
+//!
+//! Refusal is not failure: a channel whose queue is full hands the very same `BlockIo` back and the caller
+//! keeps it in line. [`BlockError`] is free of any protocol; one function of the mid-level turns it into
+//! sense data.
+#![deny(unsafe_code)]
+
+pub mod channel;
+pub mod channels;
+pub mod device;
+pub mod io;
+
+pub use channel::{ChannelSeed, CoreEnv, CoreShared, IoChannel, IoCx, ResetScope};
+pub use channels::{ChannelId, ChannelLoad, Channels};
+pub use device::{Bdev, BdevInfo, OpenError, ResizeError};
+pub use io::{BlockError, BlockIo, IoDone, IoFlags, IoKey, IoResult, Op, Origin, Provisioning};

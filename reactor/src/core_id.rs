@@ -8,6 +8,9 @@ use std::fmt;
 pub struct CoreId(pub u8);
 
 impl CoreId {
+    /// Not a core: the sender of messages from threads that run no reactor. No mesh reaches this number.
+    pub const OUTSIDE: CoreId = CoreId(u8::MAX);
+
     /// The place as an index into per-core tables.
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -1,0 +1,110 @@
+//! The two sides of the seam.
+
+use spindle_mem::Sgv;
+use spindle_reactor::{Tick, WakeSet};
+
+use crate::command::Command;
+use crate::effect::PortEffect;
+use crate::nexus::{NexusId, NexusInfo, TaskId};
+use crate::tmf::Tmf;
+
+/// The mid-level as a transport sees it: called while it reads, pure, answers at once. Later answers arrive
+/// as [`PortEffect`]s.
+pub trait Mid {
+    /// A session enters full feature phase.
+    fn nexus_up(&mut self, info: Box<NexusInfo>) -> Result<NexusId, Refusal>;
+
+    /// Asks for room: the nexus wants to hold up to `wanted` tasks at once. The answer is how many it may (never
+    /// fewer than it was told before: a command window cannot be taken back). Tasks within the answer always
+    /// find a slot; what is beyond it (immediate commands) may be refused.
+    fn grant(&mut self, nexus: NexusId, wanted: u32) -> u32;
+
+    /// A command has arrived.
+    fn command(&mut self, command: &Command<'_>) -> Admit;
+
+    /// All Data-Out of a task is in. The buffer may be another than the one that was given (a stack that
+    /// adopts packets), its `len()` is what arrived.
+    fn received(&mut self, task: TaskId, buf: Sgv);
+
+    /// Data-Out of a task will not come any more or was damaged beyond repair at this recovery level; the
+    /// task ends with the sense that says so. `None`: the buffer was never given.
+    fn receive_failed(&mut self, task: TaskId, buf: Option<Sgv>, why: ReceiveError);
+
+    /// All Data-Out of a task that was told to [`Admit::Swallow`] has passed.
+    fn swallowed(&mut self, task: TaskId);
+
+    /// The status of a task stands in the send order: the task has ended.
+    fn responded(&mut self, task: TaskId);
+
+    /// Memory that was sent from is free.
+    fn returned(&mut self, buf: Sgv);
+
+    /// Answer to [`PortEffect::Revoke`].
+    fn revoked(&mut self, task: TaskId, buf: Option<Sgv>);
+
+    /// A task management request has arrived, in its place in the command order.
+    fn task_management(&mut self, tmf: &Tmf);
+
+    /// The session has ended; its tasks are to end without an answer. [`PortEffect::NexusGone`] follows.
+    fn nexus_lost(&mut self, nexus: NexusId);
+}
+
+/// Where a command's data goes.
+#[derive(Debug)]
+pub enum Admit {
+    /// No Data-Out is wanted; `Respond` follows.
+    NoData(TaskId),
+    /// Data-Out goes here: `buf.len()` bytes are wanted (never more than were offered; what is offered
+    /// beyond that is read and dropped). Call `received` when they are in.
+    Land(TaskId, Sgv),
+    /// Memory is short: ask for nothing yet; `PortEffect::Land` follows. `wanted` bytes will be asked for.
+    /// Unsolicited data that comes meanwhile is the transport's to keep or to swallow.
+    Wait {
+        /// The task.
+        task: TaskId,
+        /// How many bytes it will want.
+        wanted: u32,
+    },
+    /// The answer is already decided: read what comes unsolicited, drop it, then call `swallowed`; `Respond`
+    /// follows. With no unsolicited data outstanding `swallowed` is called at once.
+    Swallow(TaskId),
+    /// No task slot (only beyond the grant): answer TASK SET FULL, or reject an immediate command.
+    Refused,
+}
+
+/// Why a nexus was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Too many nexuses on this core, or no task slots left for it.
+    NoRoom,
+    /// The target is gone or not serving.
+    NoTarget,
+}
+
+/// Why Data-Out failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReceiveError {
+    /// A data digest was wrong (47h/05h).
+    Digest,
+    /// Less unsolicited data came than was announced (0Ch/0Dh).
+    NotEnoughUnsolicited,
+    /// Unsolicited data came that was not allowed (0Ch/0Ch).
+    UnexpectedUnsolicited,
+    /// Offset, length or sequence number broke the rules (47h/0Fh or transport specific).
+    Protocol,
+}
+
+/// All connections of one kind on one core. The shard holds the concrete type, so these calls are direct.
+pub trait Transport {
+    /// Takes in what came, bounded by `budget` PDUs; hands commands to `mid`. Returns how much was done.
+    fn poll<M: Mid>(&mut self, now: Tick, budget: u32, mid: &mut M) -> u32;
+
+    /// Carries out one effect (queues; `flush` sends).
+    fn perform<M: Mid>(&mut self, effect: PortEffect, mid: &mut M);
+
+    /// Sends what has been queued: one system call per connection with something to say.
+    fn flush<M: Mid>(&mut self, now: Tick, mid: &mut M);
+
+    /// Names what would wake the core. `false`: something came meanwhile.
+    fn arm(&mut self, wake: &mut WakeSet) -> bool;
+}

@@ -1,0 +1,4 @@
+//! Spindle, put together: the only crate that knows everybody.
+#![forbid(unsafe_code)]
+
+pub mod control;

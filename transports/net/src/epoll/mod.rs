@@ -1,0 +1,398 @@
+//! Kernel TCP: readiness by epoll, data by readv and sendmsg.
+//!
+//! One epoll set per core; its descriptor is what the core sleeps on. A turn costs one `epoll_wait`, one
+//! `readv` per connection with something to read (headers into staging and payload into its vector by the
+//! same call), and one `sendmsg` per connection with something to say. A connection that holds a partial PDU
+//! only keeps its few bytes; staging buffers belong to the core and go round.
+
+mod conn;
+mod listen;
+mod recv;
+mod send;
+mod staging;
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::event::epoll;
+use spindle_mem::{Sgv, SgvPool};
+use spindle_reactor::{Tick, WakeSet};
+
+use crate::net::{Body, Close, CloseReason, ConnId, ListenerId, Net, NetError, NetEvent};
+use conn::{Conn, Phase};
+use listen::Listener;
+use staging::StagingPool;
+
+/// Knobs of kernel TCP. The defaults serve a storage network.
+#[derive(Clone, Debug)]
+pub struct TcpConfig {
+    /// Connections of one core.
+    pub connections_max: u32,
+    /// Staging buffers of one core; a connection waits to be read when all are taken.
+    pub staging_max: u32,
+    /// Queued bytes at which a connection is sent from before the turn ends, so that the peer does not wait.
+    pub early_flush_bytes: u32,
+    /// Idle seconds before the first keep-alive probe; then one every `keepalive_interval_s`, three times.
+    pub keepalive_idle_s: u32,
+    /// Seconds between keep-alive probes.
+    pub keepalive_interval_s: u32,
+    /// Milliseconds that sent data may stay unacknowledged before the connection counts as dead.
+    pub user_timeout_ms: u32,
+    /// How long an orderly close may take to get its last bytes out.
+    pub linger_ms: u64,
+    /// Length of the queue of connections not yet accepted.
+    pub backlog: i32,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        TcpConfig {
+            connections_max: 16_384,
+            staging_max: 1_024,
+            early_flush_bytes: 64 * 1024,
+            keepalive_idle_s: 10,
+            keepalive_interval_s: 5,
+            user_timeout_ms: 30_000,
+            linger_ms: 1_000,
+            backlog: 1_024,
+        }
+    }
+}
+
+/// An accepted connection on its way to a core.
+#[derive(Debug)]
+pub struct TcpSocket(OwnedFd);
+
+impl From<OwnedFd> for TcpSocket {
+    fn from(fd: OwnedFd) -> Self {
+        TcpSocket(fd)
+    }
+}
+
+/// Kernel TCP of one core.
+pub struct EpollNet {
+    epoll: OwnedFd,
+    config: TcpConfig,
+    conns: Vec<Slot>,
+    free: Vec<u32>,
+    /// Connections that something was queued for since the last flush.
+    dirty: Vec<u32>,
+    /// Connections in an orderly close, watched for their deadline.
+    closing: Vec<u32>,
+    listeners: Vec<Option<Listener>>,
+    staging: StagingPool,
+    ready: Vec<epoll::Event>,
+    /// What happened outside `poll` and waits to be reported.
+    pending: Vec<NetEvent<TcpSocket>>,
+    copied: u64,
+    now: Tick,
+}
+
+struct Slot {
+    generation: u32,
+    conn: Option<Conn>,
+}
+
+/// In the epoll data word: connections are their identifier, listeners have this bit.
+const LISTENER: u64 = 1 << 63;
+/// Readiness reports taken in by one call.
+const READY_MAX: usize = 256;
+
+impl EpollNet {
+    /// Makes the epoll set.
+    pub fn new(config: TcpConfig) -> Result<EpollNet, NetError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("creating an epoll set"))?;
+        Ok(EpollNet {
+            epoll,
+            staging: StagingPool::new(config.staging_max),
+            config,
+            conns: Vec::new(),
+            free: Vec::new(),
+            dirty: Vec::new(),
+            closing: Vec::new(),
+            listeners: Vec::new(),
+            ready: Vec::with_capacity(READY_MAX),
+            pending: Vec::new(),
+            copied: 0,
+            now: Tick::ZERO,
+        })
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.conns.len() - self.free.len()
+    }
+
+    #[inline]
+    fn conn_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let slot = self.conns.get_mut(id.slot())?;
+        if slot.generation == id.0 >> 20 { slot.conn.as_mut() } else { None }
+    }
+
+    #[inline]
+    fn conn(&self, id: ConnId) -> Option<&Conn> {
+        let slot = self.conns.get(id.slot())?;
+        if slot.generation == id.0 >> 20 { slot.conn.as_ref() } else { None }
+    }
+
+    /// Changes what the kernel reports for a connection, if that differs from what it does now.
+    fn interest(epoll: &OwnedFd, id: ConnId, conn: &mut Conn) {
+        // A paused connection is not even asked whether its peer hung up: it would be reported every turn.
+        let mut want = epoll::EventFlags::empty();
+        if !conn.paused {
+            want |= epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        }
+        if conn.blocked {
+            want |= epoll::EventFlags::OUT;
+        }
+        if want != conn.interest {
+            conn.interest = want;
+            // The descriptor is in the set for as long as the connection exists; this cannot fail otherwise.
+            let _ = epoll::modify(epoll, &conn.fd, epoll::EventData::new_u64(u64::from(id.0)), want);
+        }
+    }
+
+    /// Removes a connection: its shares and its landing come back first, then `Closed`.
+    fn end(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(slot) = self.conns.get_mut(id.slot()) else { return };
+        if slot.generation != id.0 >> 20 {
+            return;
+        }
+        let Some(mut conn) = slot.conn.take() else { return };
+        // Generations use 12 bits of the identifier.
+        slot.generation = (slot.generation + 1) & 0xFFF;
+        self.free.push(id.slot() as u32);
+        let _ = epoll::delete(&self.epoll, &conn.fd);
+        for body in conn.tx.take_bodies() {
+            self.pending.push(NetEvent::Released { conn: id, body });
+        }
+        if let Some(landing) = conn.landing.take() {
+            self.pending.push(NetEvent::Landed { conn: id, buf: landing.buf });
+        }
+        if let Some(buffer) = conn.staged.give_up() {
+            self.staging.put(buffer);
+        }
+        self.pending.push(NetEvent::Closed { conn: id, reason });
+    }
+
+    /// Orderly closes: those whose last byte is out are shut down, those that take too long are ended.
+    fn watch_closing(&mut self, now: Tick) {
+        let mut at = 0;
+        while at < self.closing.len() {
+            let slot = self.closing[at] as usize;
+            let id = ConnId((self.conns[slot].generation << 20) | slot as u32);
+            let verdict = match self.conns[slot].conn.as_mut() {
+                None => Some(None),
+                Some(conn) => match conn.phase {
+                    Phase::Closing { until } if conn.tx.is_empty() || now >= until => {
+                        if now >= until {
+                            Some(Some(CloseReason::Local))
+                        } else {
+                            // Our side is done; what the peer still sends is read and dropped until it closes
+                            // too, so that the kernel does not answer with a reset that overtakes our last PDU.
+                            let _ = rustix::net::shutdown(&conn.fd, rustix::net::Shutdown::Write);
+                            conn.phase = Phase::Draining { until };
+                            None
+                        }
+                    }
+                    Phase::Draining { until } if now >= until => Some(Some(CloseReason::Local)),
+                    Phase::Closing { .. } | Phase::Draining { .. } => None,
+                    Phase::Open => Some(None),
+                },
+            };
+            match verdict {
+                None => at += 1,
+                Some(end) => {
+                    self.closing.swap_remove(at);
+                    if let Some(reason) = end {
+                        self.end(id, reason);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Net for EpollNet {
+    type Socket = TcpSocket;
+
+    fn listen(&mut self, at: SocketAddr) -> Result<(ListenerId, SocketAddr), NetError> {
+        self.open_listener(at)
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        if let Some(l) = self.listeners.get_mut(listener.0 as usize).and_then(Option::take) {
+            let _ = epoll::delete(&self.epoll, l.fd());
+        }
+    }
+
+    fn attach(&mut self, socket: TcpSocket, _now: Tick) -> Result<ConnId, NetError> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.conns.len() < self.config.connections_max as usize => {
+                self.conns.push(Slot { generation: 0, conn: None });
+                self.conns.len() as u32 - 1
+            }
+            None => return Err(NetError::Full(self.config.connections_max)),
+        };
+        let id = ConnId((self.conns[slot as usize].generation << 20) | slot);
+        listen::prepare(&socket.0, &self.config);
+        let interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        if let Err(e) =
+            epoll::add(&self.epoll, &socket.0, epoll::EventData::new_u64(u64::from(id.0)), interest)
+        {
+            self.free.push(slot);
+            return Err(os("watching a connection")(e));
+        }
+        self.conns[slot as usize].conn = Some(Conn::new(socket.0, interest));
+        Ok(id)
+    }
+
+    fn poll(&mut self, now: Tick, budget: u32, out: &mut Vec<NetEvent<TcpSocket>>) -> u32 {
+        self.now = now;
+        if !self.closing.is_empty() {
+            self.watch_closing(now);
+        }
+        let before = out.len();
+        out.append(&mut self.pending);
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.clear();
+        let room = (budget as usize).clamp(1, READY_MAX);
+        ready.reserve(room);
+        let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), Some(&NO_WAIT));
+        for event in ready.iter().take(room) {
+            let (flags, data) = (event.flags, event.data.u64());
+            if data & LISTENER != 0 {
+                self.accept((data & !LISTENER) as u32, out);
+            } else {
+                self.on_ready(ConnId(data as u32), flags, out);
+            }
+        }
+        self.ready = ready;
+        out.append(&mut self.pending);
+        (out.len() - before) as u32
+    }
+
+    #[inline]
+    fn bytes(&self, conn: ConnId) -> &[u8] {
+        match self.conn(conn) {
+            Some(c) if c.landing.is_none() => c.staged.bytes(),
+            _ => &[],
+        }
+    }
+
+    #[inline]
+    fn consume(&mut self, conn: ConnId, n: u32) {
+        if let Some(c) = self.conn_mut(conn) {
+            c.staged.consume(n as usize);
+        }
+    }
+
+    fn read_more(&mut self, conn: ConnId) -> bool {
+        let mut out = std::mem::take(&mut self.pending);
+        let before = out.len();
+        self.receive(conn, &mut out);
+        out.append(&mut self.pending);
+        let came = out.len() > before;
+        self.pending = out;
+        came
+    }
+
+    fn read_ahead(&mut self, conn: ConnId, bytes_max: u32) {
+        if let Some(c) = self.conn_mut(conn) {
+            c.read_ahead = bytes_max;
+        }
+    }
+
+    fn land(&mut self, conn: ConnId, buf: Sgv, range: Range<u32>) -> Option<Sgv> {
+        self.begin_landing(conn, buf, range)
+    }
+
+    fn unland(&mut self, conn: ConnId) -> Option<(Sgv, u32)> {
+        let landing = self.conn_mut(conn)?.landing.take()?;
+        Some((landing.buf, landing.next))
+    }
+
+    #[inline]
+    fn send(&mut self, conn: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]) {
+        self.queue(conn, head, body, tail);
+    }
+
+    fn queued_bytes(&self, conn: ConnId) -> u32 {
+        self.conn(conn).map_or(0, |c| c.tx.queued_bytes())
+    }
+
+    fn flush(&mut self, now: Tick) {
+        self.now = now;
+        while let Some(slot) = self.dirty.pop() {
+            self.send_now(slot as usize);
+        }
+    }
+
+    fn pause(&mut self, conn: ConnId, paused: bool) {
+        let slot = conn.slot();
+        if let Some(c) = self.conn_mut(conn)
+            && c.paused != paused
+        {
+            c.paused = paused;
+            let c = self.conns[slot].conn.as_mut().expect("found just above");
+            Self::interest(&self.epoll, conn, c);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, how: Close) {
+        let until = self.now.plus_ms(self.config.linger_ms);
+        let Some(c) = self.conn_mut(conn) else { return };
+        match how {
+            Close::Abort => self.end(conn, CloseReason::Local),
+            Close::Graceful => {
+                let landing = c.landing.take();
+                if !matches!(c.phase, Phase::Closing { .. } | Phase::Draining { .. }) {
+                    c.phase = Phase::Closing { until };
+                    self.closing.push(conn.slot() as u32);
+                }
+                if let Some(landing) = landing {
+                    self.pending.push(NetEvent::Landed { conn, buf: landing.buf });
+                }
+            }
+        }
+    }
+
+    fn arm(&mut self, wake: &mut WakeSet) -> bool {
+        wake.fd(self.epoll.as_fd().as_raw_fd());
+        if !self.closing.is_empty() {
+            wake.at(self.now.plus_ms(10));
+        }
+        self.pending.is_empty() && self.dirty.is_empty()
+    }
+
+    fn copied_bytes(&self) -> u64 {
+        self.copied
+    }
+
+    fn drain(&mut self, pool: &mut SgvPool) {
+        for slot in 0..self.conns.len() {
+            let id = ConnId((self.conns[slot].generation << 20) | slot as u32);
+            self.end(id, CloseReason::Local);
+        }
+        for event in self.pending.drain(..) {
+            match event {
+                NetEvent::Landed { buf, .. } => pool.put(buf),
+                NetEvent::Released { body, .. } => {
+                    if let Some(sgv) = body.release() {
+                        pool.put(sgv);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+const NO_WAIT: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+
+fn os(what: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> NetError {
+    let what = what.into();
+    move |e| NetError::Os { what, source: e.into() }
+}

@@ -1,0 +1,173 @@
+//! The trait and its events.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use spindle_mem::{Sgv, SgvPool, SgvRef};
+use spindle_reactor::{Tick, WakeSet};
+
+/// A connection of one Net on one core: slot (low 20 bits) and generation (high 12 bits). A stale one is ignored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ConnId(pub u32);
+
+impl ConnId {
+    /// Its place in the Net's table; small and dense, fit to index a table beside it.
+    #[inline]
+    pub const fn slot(self) -> usize {
+        (self.0 & 0xF_FFFF) as usize
+    }
+}
+
+/// A listening address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ListenerId(pub u32);
+
+/// Payload of one PDU: a range of a shared vector.
+pub type Body = (SgvRef, Range<u32>);
+
+/// Ordered bytes for many connections of one core. Nothing here blocks.
+///
+/// The receive side of a connection is in one of two states: *staging* (bytes gather where `bytes` shows
+/// them) or *landing* (the next bytes of the stream belong to a vector). The owner reads headers out of
+/// staging, says where the payload behind them goes, and goes on.
+pub trait Net {
+    /// An accepted connection as a value that can move to another core.
+    type Socket: Send;
+
+    /// Starts to listen. The address may name port 0; the answer says which was given.
+    fn listen(&mut self, at: SocketAddr) -> Result<(ListenerId, SocketAddr), NetError>;
+
+    /// Stops listening. Connections that were accepted stay.
+    fn unlisten(&mut self, listener: ListenerId);
+
+    /// Takes a connection over. Its events are reported from now on.
+    fn attach(&mut self, socket: Self::Socket, now: Tick) -> Result<ConnId, NetError>;
+
+    /// Reports what happened, bounded by `budget` connections. Level-triggered for `Readable`: a connection
+    /// whose staging still grows is reported again.
+    fn poll(&mut self, now: Tick, budget: u32, out: &mut Vec<NetEvent<Self::Socket>>) -> u32;
+
+    /// Staged bytes not yet consumed, contiguous. Empty while landing.
+    fn bytes(&self, conn: ConnId) -> &[u8];
+
+    /// The first `n` staged bytes have been read.
+    fn consume(&mut self, conn: ConnId, n: u32);
+
+    /// Tries to get more bytes into staging or landing now, without waiting for the next `poll`. Returns
+    /// whether any came.
+    fn read_more(&mut self, conn: ConnId) -> bool;
+
+    /// How many bytes may be read ahead into staging behind what is there: a small figure (the length of a
+    /// header) when large payload is likely to follow, so that it can land without a copy; a large one when
+    /// many small PDUs come in a batch.
+    fn read_ahead(&mut self, conn: ConnId, bytes_max: u32);
+
+    /// The next `range.len()` bytes of the stream go to `buf[range]`; `Landed` gives the vector back. Bytes
+    /// that are staged already are copied (and counted); if they suffice, `Landed` comes from the return value.
+    fn land(&mut self, conn: ConnId, buf: Sgv, range: Range<u32>) -> Option<Sgv>;
+
+    /// Takes the vector of an unfinished landing back, with how far it was filled (an offset into the vector).
+    /// The rest of the stream's bytes will be staged.
+    fn unland(&mut self, conn: ConnId) -> Option<(Sgv, u32)>;
+
+    /// Queues `head`, then the body's bytes, then `tail` (padding and digest). `Released` gives the body's share
+    /// back. Nothing is sent before `flush`, except when so much is queued that the peer would wait for it.
+    fn send(&mut self, conn: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]);
+
+    /// Bytes queued and not yet taken by the layer below.
+    fn queued_bytes(&self, conn: ConnId) -> u32;
+
+    /// Sends what is queued, one system call per connection that has something to say.
+    fn flush(&mut self, now: Tick);
+
+    /// Stops reading (`true`) or goes on: back-pressure of a connection whose commands find no room.
+    fn pause(&mut self, conn: ConnId, paused: bool);
+
+    /// Ends a connection. `Closed` follows when the last byte is out (`Graceful`, bounded in time) or at once;
+    /// bodies and an unfinished landing come back before it.
+    fn close(&mut self, conn: ConnId, how: Close);
+
+    /// Names what would wake the core. `false`: something came meanwhile.
+    fn arm(&mut self, wake: &mut WakeSet) -> bool;
+
+    /// Bytes of payload copied between staging and vectors so far on this core.
+    fn copied_bytes(&self) -> u64;
+
+    /// Gives back vectors of connections that are gone: called when the owner shuts down.
+    fn drain(&mut self, pool: &mut SgvPool);
+}
+
+/// What happened. Not `Send`: bodies are shared within the core.
+#[derive(Debug)]
+pub enum NetEvent<S> {
+    /// A connection was accepted; `attach` it here or on another core.
+    Accepted {
+        /// Where.
+        listener: ListenerId,
+        /// The connection.
+        socket: S,
+        /// The initiator's address.
+        peer: SocketAddr,
+        /// The address it connected to.
+        local: SocketAddr,
+    },
+    /// There are staged bytes to read.
+    Readable(ConnId),
+    /// A landing is complete.
+    Landed {
+        /// Which connection.
+        conn: ConnId,
+        /// The vector that was given.
+        buf: Sgv,
+    },
+    /// A body is no longer needed.
+    Released {
+        /// Which connection.
+        conn: ConnId,
+        /// The share that was given.
+        body: SgvRef,
+    },
+    /// The connection has ended; nothing more will be reported for it. The identifier is free.
+    Closed {
+        /// Which connection.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// How to end a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Close {
+    /// Send what is queued first, for at most the given time.
+    Graceful,
+    /// Drop it.
+    Abort,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseReason {
+    /// We closed it.
+    Local,
+    /// The peer closed its side in order.
+    PeerClosed,
+    /// Reset, unreachable, keep-alive or send time-out (errno).
+    Failed(i32),
+}
+
+/// Why listening or taking over failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    Os {
+        /// Doing what, at which address.
+        what: String,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The table of connections is full.
+    #[error("no room for another connection (limit {0})")]
+    Full(u32),
+}
