@@ -1,1 +1,3 @@
 //! spindle-scsi.
+
+pub mod reserve;

@@ -1,0 +1,615 @@
+//! Changing the table: PERSISTENT RESERVE OUT (SPC-4 §5.13 and §6.16), RESERVE and RELEASE (SPC-2 §5.5, §7.21),
+//! a lost nexus, a reset.
+//!
+//! These run at the unit's home core, behind its gate, on the whole parameter list. Nothing is changed in
+//! place: a function takes the table and either refuses or gives the next one. What became of the old one's
+//! access is known before anybody is told.
+
+use spindle_scsi_spec::cdb::{PersistentReserveOut, PrOutAction};
+use spindle_scsi_spec::{Asc, FieldError, ListError, Sense};
+
+use super::kind::ReservationType;
+use super::name::NexusName;
+use super::table::{Reservation, ReserveTable};
+/// What a command that was performed has changed, and what follows from it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The table from now on.
+    pub table: ReserveTable,
+    /// Unit attentions to establish. Names of which no nexus is up are skipped.
+    pub attentions: Vec<(NexusName, Asc)>,
+    /// PREEMPT AND ABORT: all tasks of these nexuses end, except the asking command itself (the asking nexus
+    /// may be among them, if it has removed its own registration).
+    pub abort: Vec<NexusName>,
+    /// The table must be stored (`persist::encode`) before the command is answered.
+    pub store: bool,
+}
+
+/// Why a command was not performed. Nothing has changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Status RESERVATION CONFLICT.
+    Conflict,
+    /// CHECK CONDITION.
+    Check(Sense),
+}
+
+/// What the device server knows and the table does not.
+#[derive(Clone, Copy, Debug)]
+pub struct OutContext<'a> {
+    /// Relative identifiers of all ports of the target that was asked (ALL_TG_PT).
+    pub ports: &'a [u16],
+    /// There is a place to store the table (PTPL_C).
+    pub can_store: bool,
+}
+
+/// PERSISTENT RESERVE OUT. `list` is the whole parameter list. `Ok(None)` is GOOD without any change.
+pub fn persistent_out(
+    table: &ReserveTable,
+    nexus: &NexusName,
+    cdb: &[u8],
+    list: &[u8],
+    cx: &OutContext<'_>,
+) -> Result<Option<Change>, Refused> {
+    let request = parse(cdb, list)?;
+    // SPC-2 §5.5.1: conflicts with any SPC-2 reservation, the asking nexus's own too.
+    if table.legacy.is_some() {
+        return Err(Refused::Conflict);
+    }
+    match request.action {
+        Action::Register { ignore } => register(table, nexus, &request, ignore, cx),
+        Action::Reserve => reserve(table, nexus, &request),
+        Action::Release => release(table, nexus, &request),
+        Action::Clear => clear(table, nexus, &request),
+        Action::Preempt { abort } => preempt(table, nexus, &request, abort),
+    }
+}
+
+/// RESERVE(6) and RESERVE(10), whole unit, for the asking nexus. `Ok(None)`: it holds it already.
+pub fn reserve_legacy(table: &ReserveTable, nexus: &NexusName) -> Result<Option<ReserveTable>, Refused> {
+    match &table.legacy {
+        Some(holder) if holder == nexus => Ok(None),
+        None if table.registrations.is_empty() => {
+            Ok(Some(ReserveTable { legacy: Some(nexus.clone()), ..table.clone() }))
+        }
+        _ => Err(Refused::Conflict),
+    }
+}
+
+/// RELEASE(6) and RELEASE(10). `Ok(None)`: the nexus holds nothing, which is no error (SPC-2 §7.16).
+pub fn release_legacy(table: &ReserveTable, nexus: &NexusName) -> Result<Option<ReserveTable>, Refused> {
+    if !table.registrations.is_empty() {
+        return Err(Refused::Conflict);
+    }
+    Ok(after_nexus_loss(table, nexus))
+}
+
+/// A nexus is gone: its SPC-2 reservation ends, registrations stay. `None`: nothing changes.
+pub fn after_nexus_loss(table: &ReserveTable, nexus: &NexusName) -> Option<ReserveTable> {
+    if table.legacy.as_ref() == Some(nexus) { after_reset(table) } else { None }
+}
+
+/// LOGICAL UNIT RESET and TARGET RESET end an SPC-2 reservation, and nothing else here (SPC-4 §5.13.4).
+/// `None`: nothing changes.
+pub fn after_reset(table: &ReserveTable) -> Option<ReserveTable> {
+    table.legacy.is_some().then(|| ReserveTable { legacy: None, ..table.clone() })
+}
+
+/// What PERSISTENT RESERVE OUT asks for.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    action: Action,
+    scope: u8,
+    kind: u8,
+    key: u64,
+    service_key: u64,
+    all_ports: bool,
+    aptpl: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Register { ignore: bool },
+    Reserve,
+    Release,
+    Clear,
+    Preempt { abort: bool },
+}
+
+impl Request {
+    /// Scope and type, for the actions that look at them.
+    fn kind(&self) -> Result<ReservationType, Refused> {
+        if self.scope != 0 {
+            return Err(in_cdb(SCOPE));
+        }
+        ReservationType::from_code(self.kind).ok_or_else(|| in_cdb(TYPE))
+    }
+}
+
+fn register(
+    table: &ReserveTable,
+    nexus: &NexusName,
+    request: &Request,
+    ignore: bool,
+    cx: &OutContext<'_>,
+) -> Result<Option<Change>, Refused> {
+    if request.aptpl && !cx.can_store {
+        return Err(in_list(APTPL));
+    }
+    // SPC-4 §6.16.3: ALL_TG_PT is as if the request had come through each port by itself.
+    let elsewhere = cx.ports.iter().filter(|p| request.all_ports && **p != nexus.relative_port());
+    let names: Vec<_> = std::iter::once(nexus.clone()).chain(elsewhere.map(|p| nexus.at_port(*p))).collect();
+    // SPC-4 §5.13.7: the key given must be the registered one, nought for a nexus without registration.
+    if !ignore && names.iter().any(|n| table.key_of(n).unwrap_or(0) != request.key) {
+        return Err(Refused::Conflict);
+    }
+    if request.service_key == 0 && names.iter().all(|n| table.key_of(n).is_none()) {
+        return Ok(None);
+    }
+    let mut change = Change::of(table);
+    let next = &mut change.table;
+    next.generation = next.generation.wrapping_add(1);
+    next.aptpl = request.aptpl;
+    if request.service_key != 0 {
+        if !names.iter().all(|n| next.register(n, request.service_key)) {
+            return Err(check(Sense::illegal_request(Asc::INSUFFICIENT_REGISTRATION_RESOURCES)));
+        }
+    } else {
+        next.unregister(|r| names.contains(&r.nexus));
+        // SPC-4 §5.13.11.3: registrants of a registrants-only reservation learn that it went with its holder.
+        if let (Some(was), None) = (&table.reservation, &next.reservation)
+            && was.kind.is_registrants_only()
+        {
+            change.tell_others(nexus, Asc::RESERVATIONS_RELEASED);
+        }
+    }
+    Ok(Some(change.stored_like(table)))
+}
+
+fn reserve(table: &ReserveTable, nexus: &NexusName, request: &Request) -> Result<Option<Change>, Refused> {
+    authenticate(table, nexus, request)?;
+    let kind = request.kind()?;
+    match &table.reservation {
+        // SPC-4 §5.13.9: a holder may repeat itself; any other wish, and anybody else's, is a conflict.
+        Some(r) if table.is_holder(nexus) && r.kind == kind => Ok(None),
+        Some(_) => Err(Refused::Conflict),
+        None => {
+            let mut change = Change::of(table);
+            change.table.reservation = Some(held_by(nexus, kind));
+            Ok(Some(change.stored_like(table)))
+        }
+    }
+}
+
+fn release(table: &ReserveTable, nexus: &NexusName, request: &Request) -> Result<Option<Change>, Refused> {
+    authenticate(table, nexus, request)?;
+    let Some(held) = table.reservation.as_ref().filter(|_| table.is_holder(nexus)) else { return Ok(None) };
+    if request.scope != 0 || request.kind != held.kind.code() {
+        return Err(check(Sense::illegal_request(Asc::INVALID_RELEASE_OF_PERSISTENT_RESERVATION)));
+    }
+    let mut change = Change::of(table);
+    change.table.reservation = None;
+    // SPC-4 §5.13.11.2: nobody but the holder had lost or gained anything by the two plain types.
+    if held.kind.is_registrants_only() || held.kind.is_all_registrants() {
+        change.tell_others(nexus, Asc::RESERVATIONS_RELEASED);
+    }
+    Ok(Some(change.stored_like(table)))
+}
+
+fn clear(table: &ReserveTable, nexus: &NexusName, request: &Request) -> Result<Option<Change>, Refused> {
+    authenticate(table, nexus, request)?;
+    let mut change = Change::of(table);
+    change.tell_others(nexus, Asc::RESERVATIONS_PREEMPTED);
+    change.table.reservation = None;
+    change.table.registrations.clear();
+    change.table.generation = change.table.generation.wrapping_add(1);
+    Ok(Some(change.stored_like(table)))
+}
+
+/// SPC-4 §5.13.11.4, table "Preempting actions".
+fn preempt(
+    table: &ReserveTable,
+    nexus: &NexusName,
+    request: &Request,
+    abort: bool,
+) -> Result<Option<Change>, Refused> {
+    authenticate(table, nexus, request)?;
+    let victim = request.service_key;
+    let everybody = table.reservation.as_ref().is_some_and(|r| r.kind.is_all_registrants());
+    if victim == 0 && !everybody {
+        return Err(in_list(SERVICE_ACTION_KEY));
+    }
+    let takes_over = if everybody { victim == 0 } else { table.holder_key() == victim };
+    let mut change = Change::of(table);
+    let gone = match &table.reservation {
+        Some(old) if takes_over => {
+            let kind = request.kind()?;
+            let gone = change.table.unregister(|r| r.nexus != *nexus && (everybody || r.key == victim));
+            change.table.reservation = Some(held_by(nexus, kind));
+            if old.kind != kind {
+                change.tell_others(nexus, Asc::RESERVATIONS_RELEASED);
+            }
+            gone
+        }
+        // Only registrations go; scope and type are not looked at.
+        _ => {
+            let gone = change.table.unregister(|r| r.key == victim);
+            if gone.is_empty() {
+                return Err(Refused::Conflict);
+            }
+            gone
+        }
+    };
+    change.table.generation = change.table.generation.wrapping_add(1);
+    let told = gone.iter().filter(|n| *n != nexus).cloned();
+    change.attentions.extend(told.map(|n| (n, Asc::REGISTRATIONS_PREEMPTED)));
+    if abort {
+        change.abort = gone;
+    }
+    Ok(Some(change.stored_like(table)))
+}
+
+/// SPC-4 §5.13.5: all actions but the two registering ones come from a registered nexus with its own key.
+fn authenticate(table: &ReserveTable, nexus: &NexusName, request: &Request) -> Result<(), Refused> {
+    if table.key_of(nexus) == Some(request.key) { Ok(()) } else { Err(Refused::Conflict) }
+}
+
+fn held_by(nexus: &NexusName, kind: ReservationType) -> Reservation {
+    Reservation { kind, holder: (!kind.is_all_registrants()).then(|| nexus.clone()) }
+}
+
+impl Change {
+    fn of(table: &ReserveTable) -> Change {
+        Change { table: table.clone(), attentions: Vec::new(), abort: Vec::new(), store: false }
+    }
+
+    /// A unit attention to everybody registered now, except the one who asks.
+    fn tell_others(&mut self, nexus: &NexusName, asc: Asc) {
+        let others = self.table.registrations.iter().map(|r| &r.nexus).filter(|n| *n != nexus);
+        self.attentions.extend(others.map(|n| (n.clone(), asc)));
+    }
+
+    /// What was stored must be stored again, also to say that it is no longer valid.
+    fn stored_like(mut self, old: &ReserveTable) -> Change {
+        self.store = old.aptpl || self.table.aptpl;
+        debug_assert!(self.table.is_sound());
+        self
+    }
+}
+
+fn parse(cdb: &[u8], list: &[u8]) -> Result<Request, Refused> {
+    let cdb = PersistentReserveOut::parse(cdb).map_err(|e| check(e.into()))?;
+    let action = match cdb.action {
+        PrOutAction::Register => Action::Register { ignore: false },
+        PrOutAction::RegisterAndIgnoreExistingKey => Action::Register { ignore: true },
+        PrOutAction::Reserve => Action::Reserve,
+        PrOutAction::Release => Action::Release,
+        PrOutAction::Clear => Action::Clear,
+        PrOutAction::Preempt => Action::Preempt { abort: false },
+        PrOutAction::PreemptAndAbort => Action::Preempt { abort: true },
+        PrOutAction::RegisterAndMove | PrOutAction::ReplaceLostReservation => {
+            return Err(in_cdb(SERVICE_ACTION));
+        }
+    };
+    let Some(fields) = list.first_chunk::<24>() else { return Err(check(ListError::Length.into())) };
+    // SPEC_I_PT is not supported (SIP_C is zero); with it the list is longer, so it is looked at first.
+    if fields[20] & 8 != 0 {
+        return Err(in_list(SPEC_I_PT));
+    }
+    // SPC-4 §6.16.2: without SPEC_I_PT the list has 24 bytes, neither more nor fewer.
+    if cdb.list_bytes != 24 {
+        return Err(check(ListError::Length.into()));
+    }
+    let word = |at: usize| u64::from_be_bytes(fields[at..at + 8].try_into().expect("eight bytes"));
+    Ok(Request {
+        action,
+        scope: cdb.scope,
+        kind: cdb.reservation_type,
+        key: word(0),
+        service_key: word(8),
+        all_ports: fields[20] & 4 != 0,
+        aptpl: fields[20] & 1 != 0,
+    })
+}
+
+const SERVICE_ACTION: FieldError = FieldError::bit(1, 4);
+const SCOPE: FieldError = FieldError::bit(2, 7);
+const TYPE: FieldError = FieldError::bit(2, 3);
+const SERVICE_ACTION_KEY: FieldError = FieldError::byte(8);
+const SPEC_I_PT: FieldError = FieldError::bit(20, 3);
+const APTPL: FieldError = FieldError::bit(20, 0);
+
+fn check(sense: Sense) -> Refused {
+    Refused::Check(sense)
+}
+
+fn in_cdb(at: FieldError) -> Refused {
+    check(Sense::invalid_field_in_cdb(at))
+}
+
+fn in_list(at: FieldError) -> Refused {
+    check(Sense::invalid_field_in_parameter_list(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::name::nexus;
+    use super::super::{REGISTRATIONS_MAX, ReservationType as Kind};
+    use super::*;
+
+    const CX: OutContext<'_> = OutContext { ports: &[1, 2], can_store: true };
+    const REGISTER: u8 = 0;
+    const RESERVE: u8 = 1;
+    const RELEASE: u8 = 2;
+    const CLEAR: u8 = 3;
+    const PREEMPT: u8 = 4;
+    const PREEMPT_AND_ABORT: u8 = 5;
+    const REGISTER_AND_IGNORE: u8 = 6;
+
+    fn list(key: u64, service_key: u64, flags: u8) -> [u8; 24] {
+        let mut list = [0; 24];
+        list[..8].copy_from_slice(&key.to_be_bytes());
+        list[8..16].copy_from_slice(&service_key.to_be_bytes());
+        list[20] = flags;
+        list
+    }
+
+    fn pr_out(
+        t: &ReserveTable,
+        n: u8,
+        action: u8,
+        kind: u8,
+        list: [u8; 24],
+    ) -> Result<Option<Change>, Refused> {
+        persistent_out(t, &nexus(n), &[0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0], &list, &CX)
+    }
+
+    /// Performs it, and wants it to change something.
+    fn done(t: &mut ReserveTable, n: u8, action: u8, kind: u8, key: u64, service_key: u64) -> Change {
+        let change = pr_out(t, n, action, kind, list(key, service_key, 0)).unwrap().expect("a change");
+        *t = change.table.clone();
+        change
+    }
+
+    fn keys(t: &ReserveTable) -> Vec<u64> {
+        t.registrations().iter().map(|r| r.key).collect()
+    }
+
+    fn sense(r: Result<Option<Change>, Refused>) -> Sense {
+        match r {
+            Err(Refused::Check(s)) => s,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_second_register_without_the_old_key_conflicts() {
+        // libiscsi's ProutRegister.Simple
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+        assert_eq!(keys(&t), [0xA]);
+        assert_eq!(pr_out(&t, 1, REGISTER, 0, list(0, 0xB, 0)), Err(Refused::Conflict));
+        done(&mut t, 1, REGISTER, 0, 0xA, 0);
+        assert_eq!((keys(&t), t.generation()), (vec![], 2));
+    }
+
+    #[test]
+    fn every_type_is_reserved_and_released_by_its_only_registrant() {
+        // libiscsi's PrinReportCapabilities.Simple
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+        for kind in [1, 3, 5, 6, 7, 8] {
+            done(&mut t, 1, RESERVE, kind, 0xA, 0);
+            assert_eq!(t.holder_key(), if kind >= 7 { 0 } else { 0xA });
+            assert_eq!(pr_out(&t, 1, RESERVE, kind, list(0xA, 0, 0)), Ok(None), "holding is no conflict");
+            let change = done(&mut t, 1, RELEASE, kind, 0xA, 0);
+            assert_eq!(change.attentions, []);
+            assert_eq!(t.reservation(), None);
+        }
+        assert_eq!(t.generation(), 1, "RESERVE and RELEASE are not counted");
+    }
+
+    #[test]
+    fn clear_counts_once_and_leaves_nothing() {
+        // libiscsi's ProutClear.Simple
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+        done(&mut t, 2, REGISTER_AND_IGNORE, 0, 0, 0xB);
+        done(&mut t, 1, RESERVE, 3, 0xA, 0);
+        let change = done(&mut t, 2, CLEAR, 0, 0xB, 0);
+        assert_eq!(change.attentions, [(nexus(1), Asc::RESERVATIONS_PREEMPTED)]);
+        assert_eq!((t.is_open(), t.reservation(), t.generation()), (true, None, 3));
+    }
+
+    #[test]
+    fn preempt_without_a_reservation_removes_a_registration() {
+        // libiscsi's ProutPreempt.RemoveRegistration
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+        done(&mut t, 2, REGISTER_AND_IGNORE, 0, 0, 0xB);
+        let change = done(&mut t, 2, PREEMPT, 3, 0xB, 0xA);
+        assert_eq!(change.attentions, [(nexus(1), Asc::REGISTRATIONS_PREEMPTED)]);
+        assert_eq!((keys(&t), t.generation(), change.abort), (vec![0xB], 3, vec![]));
+    }
+
+    #[test]
+    fn a_holder_that_unregisters_releases_what_is_not_shared() {
+        // libiscsi's ProutReserve.Ownership*
+        for (kind, survives, told) in [
+            (1, false, false),
+            (3, false, false),
+            (5, false, true),
+            (6, false, true),
+            (7, true, false),
+            (8, true, false),
+        ] {
+            let mut t = ReserveTable::new();
+            done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+            done(&mut t, 2, REGISTER_AND_IGNORE, 0, 0, 0xB);
+            done(&mut t, 1, RESERVE, kind, 0xA, 0);
+            let change = done(&mut t, 1, REGISTER, 0, 0xA, 0);
+            assert_eq!(t.reservation().is_some(), survives, "type {kind}");
+            let expected: &[_] = if told { &[(nexus(2), Asc::RESERVATIONS_RELEASED)] } else { &[] };
+            assert_eq!(change.attentions, expected, "type {kind}");
+            if survives {
+                done(&mut t, 2, RELEASE, kind, 0xB, 0);
+            }
+            done(&mut t, 2, REGISTER, 0, 0xB, 0);
+            assert!(t.is_open());
+        }
+    }
+
+    #[test]
+    fn preempt_and_abort_takes_over_and_names_whose_tasks_go() {
+        let mut t = ReserveTable::new();
+        for (n, key) in [(1, 0xA), (2, 0xB), (3, 0xA), (4, 0xC)] {
+            done(&mut t, n, REGISTER_AND_IGNORE, 0, 0, key);
+        }
+        done(&mut t, 1, RESERVE, 5, 0xA, 0);
+        let change = done(&mut t, 2, PREEMPT_AND_ABORT, 6, 0xB, 0xA);
+        assert_eq!(change.abort, [nexus(1), nexus(3)]);
+        let told = [
+            (nexus(4), Asc::RESERVATIONS_RELEASED),
+            (nexus(1), Asc::REGISTRATIONS_PREEMPTED),
+            (nexus(3), Asc::REGISTRATIONS_PREEMPTED),
+        ];
+        assert_eq!(change.attentions, told);
+        let kind = Kind::ExclusiveAccessRegistrantsOnly;
+        assert_eq!(t.reservation(), Some(&Reservation { kind, holder: Some(nexus(2)) }));
+        assert_eq!(keys(&t), [0xB, 0xC]);
+    }
+
+    #[test]
+    fn a_holder_may_preempt_itself_to_change_the_type() {
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+        done(&mut t, 1, RESERVE, 1, 0xA, 0);
+        done(&mut t, 1, PREEMPT, 3, 0xA, 0xA);
+        assert_eq!(keys(&t), [0xA]);
+        assert_eq!(t.reservation().map(|r| r.kind), Some(Kind::ExclusiveAccess));
+    }
+
+    #[test]
+    fn zero_preempts_only_where_all_registrants_hold() {
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+        done(&mut t, 2, REGISTER_AND_IGNORE, 0, 0, 0xB);
+        let wrong = Sense::invalid_field_in_parameter_list(FieldError::byte(8));
+        assert_eq!(sense(pr_out(&t, 1, PREEMPT, 1, list(0xA, 0, 0))), wrong);
+        done(&mut t, 1, RESERVE, 1, 0xA, 0);
+        assert_eq!(sense(pr_out(&t, 2, PREEMPT, 1, list(0xB, 0, 0))), wrong);
+        done(&mut t, 1, RELEASE, 1, 0xA, 0);
+        done(&mut t, 1, RESERVE, 7, 0xA, 0);
+        done(&mut t, 2, PREEMPT, 1, 0xB, 0);
+        assert_eq!((keys(&t), t.is_holder(&nexus(2))), (vec![0xB], true));
+    }
+
+    #[test]
+    fn releasing_with_another_type_is_an_invalid_release() {
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+        assert_eq!(pr_out(&t, 1, RELEASE, 1, list(0xA, 0, 0)), Ok(None), "nothing to release");
+        done(&mut t, 1, RESERVE, 1, 0xA, 0);
+        for scope_and_type in [0x03, 0x11, 0x02] {
+            let s = sense(pr_out(&t, 1, RELEASE, scope_and_type, list(0xA, 0, 0)));
+            assert_eq!(s, Sense::illegal_request(Asc::INVALID_RELEASE_OF_PERSISTENT_RESERVATION));
+        }
+    }
+
+    #[test]
+    fn wrong_fields_are_pointed_at() {
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER_AND_IGNORE, 0, 0, 0xA);
+        let out = |cdb: [u8; 10], list: &[u8]| sense(persistent_out(&t, &nexus(1), &cdb, list, &CX));
+        let cdb = |action, kind, bytes| [0x5F, action, kind, 0, 0, 0, 0, 0, bytes, 0];
+        let good = list(0xA, 0, 0);
+        assert_eq!(out(cdb(RESERVE, 0x11, 24), &good), Sense::invalid_field_in_cdb(FieldError::bit(2, 7)));
+        for kind in [0, 2, 4, 9, 15] {
+            assert_eq!(
+                out(cdb(RESERVE, kind, 24), &good),
+                Sense::invalid_field_in_cdb(FieldError::bit(2, 3))
+            );
+        }
+        for action in [7, 8, 9, 31] {
+            assert_eq!(out(cdb(action, 1, 24), &good), Sense::invalid_field_in_cdb(FieldError::bit(1, 4)));
+        }
+        let length = Sense::illegal_request(Asc::PARAMETER_LIST_LENGTH_ERROR);
+        assert_eq!(out(cdb(RESERVE, 1, 23), &good[..23]), length);
+        assert_eq!(out(cdb(RESERVE, 1, 24), &good[..23]), length, "fewer bytes came than were announced");
+        assert_eq!(out(cdb(RESERVE, 1, 25), &[0; 25]), length);
+        assert_eq!(out(cdb(RESERVE, 1, 0), &[]), length);
+        let spec_i_pt = list(0, 0xA, 8);
+        let wrong = Sense::invalid_field_in_parameter_list(FieldError::bit(20, 3));
+        assert_eq!(out(cdb(REGISTER, 0, 24), &spec_i_pt), wrong);
+    }
+
+    #[test]
+    fn a_stranger_conflicts_before_its_fields_are_looked_at() {
+        let t = ReserveTable::new();
+        for action in [RESERVE, RELEASE, CLEAR, PREEMPT, PREEMPT_AND_ABORT] {
+            assert_eq!(pr_out(&t, 1, action, 0xFF, list(0xA, 0, 0)), Err(Refused::Conflict));
+        }
+        assert_eq!(pr_out(&t, 1, REGISTER, 0xFF, list(0, 0, 0)), Ok(None), "there is nothing to do");
+    }
+
+    #[test]
+    fn aptpl_needs_a_place_to_store() {
+        let t = ReserveTable::new();
+        let cdb = [0x5F, REGISTER, 0, 0, 0, 0, 0, 0, 24, 0];
+        let cx = OutContext { can_store: false, ..CX };
+        let s = sense(persistent_out(&t, &nexus(1), &cdb, &list(0, 7, 1), &cx));
+        assert_eq!(s, Sense::invalid_field_in_parameter_list(FieldError::bit(20, 0)));
+        let change = persistent_out(&t, &nexus(1), &cdb, &list(0, 7, 1), &CX).unwrap().unwrap();
+        assert!(change.store && change.table.aptpl());
+        let off = pr_out(&change.table, 1, REGISTER, 0, list(7, 7, 0)).unwrap().unwrap();
+        assert!(off.store && !off.table.aptpl(), "the stored record has to go");
+        assert!(!pr_out(&off.table, 1, REGISTER, 0, list(7, 8, 0)).unwrap().unwrap().store);
+    }
+
+    #[test]
+    fn all_tg_pt_registers_at_every_port_or_at_none() {
+        let mut t = ReserveTable::new();
+        let change = pr_out(&t, 1, REGISTER, 0, list(0, 7, 4)).unwrap().unwrap();
+        assert_eq!(keys(&change.table), [7, 7]);
+        assert_eq!(change.table.key_of(&nexus(1).at_port(2)), Some(7));
+        done(&mut t, 1, REGISTER, 0, 0, 5);
+        assert_eq!(pr_out(&t, 1, REGISTER, 0, list(0, 7, 4)), Err(Refused::Conflict));
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_stays_as_it_is() {
+        let mut t = ReserveTable::new();
+        for port in 0..REGISTRATIONS_MAX as u16 - 1 {
+            assert!(t.register(&nexus(9).at_port(port), 1));
+        }
+        let none = Sense::illegal_request(Asc::INSUFFICIENT_REGISTRATION_RESOURCES);
+        assert_eq!(sense(pr_out(&t, 1, REGISTER, 0, list(0, 7, 4))), none, "two are wanted, one is free");
+        done(&mut t, 1, REGISTER, 0, 0, 7);
+        assert_eq!(sense(pr_out(&t, 2, REGISTER, 0, list(0, 7, 0))), none);
+        done(&mut t, 1, REGISTER, 0, 7, 8);
+    }
+
+    #[test]
+    fn reserve_and_registrations_exclude_each_other() {
+        let mut t = reserve_legacy(&ReserveTable::new(), &nexus(1)).unwrap().unwrap();
+        assert_eq!(reserve_legacy(&t, &nexus(1)), Ok(None), "the holder may repeat itself");
+        assert_eq!(reserve_legacy(&t, &nexus(2)), Err(Refused::Conflict));
+        assert_eq!(pr_out(&t, 1, REGISTER, 0, list(0, 7, 0)), Err(Refused::Conflict));
+        assert_eq!(release_legacy(&t, &nexus(2)), Ok(None), "releasing nothing is no error");
+        t = release_legacy(&t, &nexus(1)).unwrap().unwrap();
+        done(&mut t, 1, REGISTER, 0, 0, 7);
+        assert_eq!(reserve_legacy(&t, &nexus(1)), Err(Refused::Conflict));
+        assert_eq!(release_legacy(&t, &nexus(1)), Err(Refused::Conflict));
+    }
+
+    #[test]
+    fn a_lost_nexus_and_a_reset_end_an_spc_2_reservation_and_keep_registrations() {
+        let t = reserve_legacy(&ReserveTable::new(), &nexus(1)).unwrap().unwrap();
+        assert_eq!(after_nexus_loss(&t, &nexus(2)), None);
+        assert_eq!(after_nexus_loss(&t, &nexus(1)), Some(ReserveTable::new()));
+        assert_eq!(after_reset(&t), Some(ReserveTable::new()));
+        let mut t = ReserveTable::new();
+        done(&mut t, 1, REGISTER, 0, 0, 7);
+        assert_eq!((after_reset(&t), after_nexus_loss(&t, &nexus(1))), (None, None));
+    }
+}
