@@ -1,0 +1,267 @@
+//! Kernel TCP behind the `Net` seam, against plain sockets on loopback.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use spindle_mem::{Arena, ArenaConfig, PoolConfig, SgvPool, SgvRef, ShareId};
+use spindle_net::{Close, CloseReason, ConnId, EpollNet, Net, NetEvent, TcpConfig, TcpSocket};
+use spindle_reactor::{CoreId, Tick};
+
+struct Bench {
+    net: EpollNet,
+    pool: SgvPool,
+    events: Vec<NetEvent<TcpSocket>>,
+    started: Instant,
+}
+
+impl Bench {
+    fn new(config: TcpConfig) -> Bench {
+        let arena = Arena::new(ArenaConfig::plain(64 << 20, 64 << 20)).unwrap();
+        let pool = SgvPool::new(CoreId(0), arena, &PoolConfig::default()).unwrap();
+        let net = EpollNet::new(config).unwrap();
+        Bench { net, pool, events: Vec::new(), started: Instant::now() }
+    }
+
+    fn now(&self) -> Tick {
+        Tick(self.started.elapsed().as_nanos() as u64)
+    }
+
+    /// Polls until `pick` finds what it wants among the events; the others stay for later.
+    fn until<T>(
+        &mut self,
+        what: &str,
+        mut pick: impl FnMut(&mut Self, NetEvent<TcpSocket>) -> Result<T, NetEvent<TcpSocket>>,
+    ) -> T {
+        let limit = Instant::now() + Duration::from_secs(10);
+        loop {
+            let now = self.now();
+            let mut events = std::mem::take(&mut self.events);
+            self.net.poll(now, 64, &mut events);
+            let mut kept = Vec::new();
+            let mut found = None;
+            for event in events {
+                if found.is_some() {
+                    kept.push(event);
+                } else {
+                    match pick(self, event) {
+                        Ok(t) => found = Some(t),
+                        Err(event) => kept.push(event),
+                    }
+                }
+            }
+            self.events = kept;
+            if let Some(t) = found {
+                return t;
+            }
+            self.net.flush(now);
+            assert!(Instant::now() < limit, "waited in vain for {what}; have {:?}", self.events);
+        }
+    }
+
+    fn connect(&mut self, at: &str) -> (TcpStream, ConnId) {
+        let (_, at) = self.net.listen(at.parse::<SocketAddr>().unwrap()).unwrap();
+        let client = TcpStream::connect(at).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let socket = self.until("Accepted", |_, e| match e {
+            NetEvent::Accepted { socket, local, .. } => {
+                assert_eq!(local, at);
+                Ok(socket)
+            }
+            e => Err(e),
+        });
+        let conn = self.net.attach(socket, self.now()).unwrap();
+        (client, conn)
+    }
+
+    fn readable(&mut self, conn: ConnId, bytes: usize) {
+        self.until("Readable", |b, e| match e {
+            NetEvent::Readable(c) if c == conn && b.net.bytes(conn).len() >= bytes => Ok(()),
+            NetEvent::Readable(_) => Err(NetEvent::Readable(conn)),
+            e => Err(e),
+        });
+    }
+
+    fn closed(&mut self, conn: ConnId) -> CloseReason {
+        self.until("Closed", |b, e| match e {
+            NetEvent::Closed { conn: c, reason } if c == conn => Ok(reason),
+            NetEvent::Released { body, .. } => {
+                if let Some(sgv) = body.release() {
+                    b.pool.put(sgv);
+                }
+                Err(NetEvent::Readable(conn))
+            }
+            NetEvent::Landed { buf, .. } => {
+                b.pool.put(buf);
+                Err(NetEvent::Readable(conn))
+            }
+            e => Err(e),
+        })
+    }
+}
+
+fn pattern(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+#[test]
+fn headers_are_staged_and_payload_lands_without_a_copy() {
+    for at in ["127.0.0.1:0", "[::1]:0"] {
+        let mut b = Bench::new(TcpConfig::default());
+        let (mut client, conn) = b.connect(at);
+        b.net.read_ahead(conn, 48);
+        client.write_all(&[0xAA; 48]).unwrap();
+        b.readable(conn, 48);
+        assert_eq!(b.net.bytes(conn), [0xAA; 48]);
+        b.net.consume(conn, 48);
+        let payload = pattern(1 << 20);
+        let sgv = b.pool.take(1 << 20, ShareId(0)).unwrap();
+        assert!(b.net.land(conn, sgv, 0..1 << 20).is_none());
+        let writer = std::thread::spawn({
+            let payload = payload.clone();
+            move || {
+                client.write_all(&payload).unwrap();
+                client.write_all(b"next header").unwrap();
+                client
+            }
+        });
+        let sgv = b.until("Landed", |_, e| match e {
+            NetEvent::Landed { buf, .. } => Ok(buf),
+            e => Err(e),
+        });
+        assert!(sgv.to_vec() == payload, "the payload is what was sent");
+        b.pool.put(sgv);
+        b.readable(conn, 11);
+        assert_eq!(b.net.bytes(conn), b"next header");
+        assert_eq!(b.net.copied_bytes(), 0);
+        drop(writer.join().unwrap());
+        assert_eq!(b.closed(conn), CloseReason::PeerClosed);
+    }
+}
+
+#[test]
+fn what_was_staged_of_a_payload_is_copied_and_counted() {
+    let mut b = Bench::new(TcpConfig::default());
+    let (mut client, conn) = b.connect("127.0.0.1:0");
+    client.write_all(&pattern(1000)).unwrap();
+    b.readable(conn, 1000);
+    b.net.consume(conn, 100);
+    let sgv = b.pool.take(4096, ShareId(0)).unwrap();
+    assert!(b.net.land(conn, sgv, 512..2512).is_none());
+    assert!(b.net.bytes(conn).is_empty(), "nothing is staged while landing");
+    assert_eq!(b.net.copied_bytes(), 900);
+    let (sgv, filled) = b.net.unland(conn).unwrap();
+    assert_eq!(filled, 512 + 900);
+    assert_eq!(sgv.to_vec()[512..1412], pattern(1000)[100..]);
+    let sgv = b.net.land(conn, sgv, 0..0).expect("an empty landing is complete at once");
+    b.pool.put(sgv);
+}
+
+#[test]
+fn a_slow_reader_gets_every_byte_in_order_and_bodies_come_back() {
+    let mut b = Bench::new(TcpConfig::default());
+    let (mut client, conn) = b.connect("127.0.0.1:0");
+    const PDUS: usize = 300;
+    let mut expected = Vec::new();
+    for i in 0..PDUS {
+        let head = [i as u8; 48];
+        let len = 1 + (i * 977) % 65_536;
+        let mut sgv = b.pool.take(65_536, ShareId(0)).unwrap_or_else(|| {
+            b.until("a body back", |_, e| match e {
+                NetEvent::Released { body, .. } => Ok(body.release().expect("shared once")),
+                e => Err(e),
+            })
+        });
+        let data = pattern(len);
+        sgv.set_len(65_536);
+        sgv.copy_from(0, &data);
+        expected.extend_from_slice(&head);
+        expected.extend_from_slice(&data);
+        expected.extend_from_slice(&[0; 3]);
+        b.net.send(conn, &head, Some((SgvRef::new(sgv), 0..len as u32)), &[0; 3]);
+        if i == 20 {
+            // From here on somebody reads; before, the kernel's buffers were full.
+            let mut client = client.try_clone().unwrap();
+            let total: usize = (0..PDUS).map(|i| 51 + 1 + (i * 977) % 65_536).sum();
+            std::thread::spawn(move || {
+                let mut got = vec![0; total];
+                client.read_exact(&mut got).unwrap();
+                client.write_all(&[1]).unwrap();
+                got
+            })
+            .join_later();
+        }
+    }
+    b.readable(conn, 1);
+    assert_eq!(b.net.queued_bytes(conn), 0);
+    JOINED.with(|j| assert!(j.borrow_mut().take().unwrap().join().unwrap() == expected));
+    client.write_all(b"x").unwrap();
+    b.net.close(conn, Close::Abort);
+    assert_eq!(b.closed(conn), CloseReason::Local);
+    for event in std::mem::take(&mut b.events) {
+        if let NetEvent::Released { body, .. } = event {
+            b.pool.put(body.release().expect("shared once"));
+        }
+    }
+    assert!(b.pool.is_full(), "every vector is back");
+}
+
+thread_local! {
+    static JOINED: std::cell::RefCell<Option<std::thread::JoinHandle<Vec<u8>>>> = const { std::cell::RefCell::new(None) };
+}
+
+trait JoinLater {
+    fn join_later(self);
+}
+
+impl JoinLater for std::thread::JoinHandle<Vec<u8>> {
+    fn join_later(self) {
+        JOINED.with(|j| *j.borrow_mut() = Some(self));
+    }
+}
+
+#[test]
+fn an_orderly_close_gets_the_last_bytes_out_although_the_peer_still_sends() {
+    let mut b = Bench::new(TcpConfig::default());
+    let (mut client, conn) = b.connect("127.0.0.1:0");
+    client.write_all(&pattern(100_000)).unwrap();
+    b.net.send(conn, b"goodbye", None, &[]);
+    b.net.close(conn, Close::Graceful);
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        got
+    });
+    assert_eq!(b.closed(conn), CloseReason::Local);
+    assert_eq!(reader.join().unwrap(), b"goodbye");
+}
+
+#[test]
+fn a_stale_identifier_reaches_nobody() {
+    let mut b = Bench::new(TcpConfig::default());
+    let (_client, first) = b.connect("127.0.0.1:0");
+    b.net.close(first, Close::Abort);
+    b.closed(first);
+    let (mut client, second) = b.connect("127.0.0.1:0");
+    assert_eq!(first.slot(), second.slot());
+    assert_ne!(first, second);
+    b.net.send(first, b"lost", None, &[]);
+    b.net.send(second, b"found", None, &[]);
+    b.net.flush(b.now());
+    let mut got = [0; 5];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"found");
+}
+
+#[test]
+fn the_table_of_connections_has_an_end() {
+    let mut b = Bench::new(TcpConfig { connections_max: 1, ..TcpConfig::default() });
+    let (_client, _conn) = b.connect("127.0.0.1:0");
+    let (_, at) = b.net.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let _second = TcpStream::connect(at).unwrap();
+    let socket = b.until("Accepted", |_, e| match e {
+        NetEvent::Accepted { socket, .. } => Ok(socket),
+        e => Err(e),
+    });
+    assert!(b.net.attach(socket, b.now()).is_err());
+}
