@@ -74,7 +74,8 @@ impl Doorbell {
         if self.bits.load(Ordering::Relaxed) == 0 { 0 } else { self.bits.swap(0, Ordering::Acquire) }
     }
 
-    /// Announces sleep; `false` if something was posted meanwhile and there is to be no sleep.
+    /// Announces sleep; `false` if something was posted meanwhile and there is to be no sleep. Whoever posted
+    /// in that moment may have rung all the same; that costs the next sleep one early end and nothing else.
     pub(crate) fn fall_asleep(&self) -> bool {
         self.sleeping.store(true, Ordering::Relaxed);
         #[cfg(not(planted_fence_receiver))]

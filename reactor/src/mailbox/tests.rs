@@ -400,7 +400,7 @@ mod loom_tests {
     }
 
     #[test]
-    fn loom_of_two_senders_one_rings() {
+    fn loom_of_two_senders_at_most_one_rings() {
         loom::model(|| {
             let mut boxes = Mesh::<u32>::new(3, 1);
             let senders: Vec<_> = [2, 1]
@@ -416,7 +416,9 @@ mod loom_tests {
             let mail = &mut boxes[0];
             let sleeps = mail.fall_asleep();
             let _senders: Vec<_> = senders.into_iter().map(|s| s.join().unwrap()).collect();
-            assert_eq!(mail.rings(), usize::from(sleeps), "one ring for a sleeper, none for a waker");
+            // A receiver that announced its sleep and then saw the post may have been rung too: once.
+            let rings = mail.rings();
+            assert!(if sleeps { rings == 1 } else { rings <= 1 }, "{rings} rings, asleep: {sleeps}");
             mail.wake_up(true);
             let mut got = 0;
             mail.drain(u32::MAX, |_, _| got += 1);
