@@ -19,7 +19,8 @@ pub trait Shard {
     fn turn(&mut self, cx: &mut Turn<'_, Self::Msg>) -> Work;
 
     /// Names all that would wake this core. `false`: something came meanwhile, take one more turn. Called
-    /// only after a turn that found nothing to do; the mailbox and the timers are the reactor's to watch.
+    /// only after a turn that found nothing to do; the mailbox and the timers are the reactor's to watch. `true`
+    /// does not mean that sleep follows: a message may come first, and then there is simply another turn.
     fn arm(&mut self, wake: &mut WakeSet) -> bool;
 }
 
