@@ -120,6 +120,17 @@ impl<'a> Emit<'a> {
     }
 }
 
+/// A length as a two-byte field. Capped, since a reader that believes more bytes than 16 bits can count
+/// would not find them anyway.
+pub(crate) fn len16(n: usize) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
+}
+
+/// A length as a four-byte field, capped likewise.
+pub(crate) fn len32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
 /// `flag` as the bit `bit` of a byte.
 #[inline]
 pub(crate) fn flag(flag: bool, bit: u8) -> u8 {

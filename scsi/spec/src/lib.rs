@@ -32,13 +32,22 @@ extern crate std;
 
 pub mod asc;
 mod be;
+pub mod capacity;
 pub mod cdb;
 mod emit;
 mod error;
+pub mod inquiry;
+pub mod lba_status;
 pub mod lun;
+pub mod mode;
 pub mod opcode;
+pub mod report;
+pub mod reserve;
 pub mod sense;
 pub mod status;
+pub mod transport_id;
+pub mod unmap;
+pub mod vpd;
 
 pub use asc::Asc;
 pub use cdb::{CdbBytes, cdb_len};
@@ -47,3 +56,4 @@ pub use error::{FieldError, ListError};
 pub use lun::{Lun, LunMethod};
 pub use sense::{FieldPointer, Sense, SenseFormat, SenseKey};
 pub use status::Status;
+pub use transport_id::TransportId;

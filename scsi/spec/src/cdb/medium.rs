@@ -155,7 +155,7 @@ impl WriteSame {
     }
 }
 
-/// UNMAP; the extents are in the parameter list.
+/// UNMAP; the extents are in the parameter list ([`UnmapList`](crate::unmap::UnmapList)).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Unmap {
     /// To anchored rather than deallocated.

@@ -609,7 +609,7 @@ mod tests {
         fn verifies_survive_the_wire(
             (family, lba, blocks, tags) in extent(), p in 0u8..8, group in 0u8..64, dpo: bool, b in 0usize..3
         ) {
-            prop_assume!(family != Family::Six);
+            let family = if family == Family::Six { Family::Ten } else { family }; // there is no VERIFY(6)
             let bytchk = [Bytchk::MediumOnly, Bytchk::Compare, Bytchk::CompareOneBlock][b];
             let v = Verify { family, lba, blocks, vrprotect: p, dpo, bytchk, group, tags };
             prop_assert_eq!(Verify::parse(&v.emit()), Ok(v));
