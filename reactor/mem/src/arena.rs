@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use spindle_ffi_os::{HugePolicy, MappedRegion, MemoryKind, map_region};
 
 use crate::PAGE_BYTES;
+use crate::page_entry::AtomicI64;
 use crate::sgv::Seg;
 
 /// A region holds at most 2^18 pages: 1 GiB.
@@ -121,6 +122,8 @@ unsafe impl Sync for RegionInfo {}
 struct Region {
     memory: MappedRegion,
     pages: u32,
+    /// Each page's own count of readers (see `page_entry`); nought unless a RAM disk has it.
+    counts: Box<[AtomicI64]>,
 }
 
 /// All memory for I/O of this process. See the module's page.
@@ -202,6 +205,11 @@ impl Arena {
         u32::from(region) << REGION_SHIFT | place as u32
     }
 
+    /// The page's own count of readers.
+    pub(crate) fn count(&self, page: u32) -> &AtomicI64 {
+        &self.region(page >> REGION_SHIFT).counts[(page & (REGION_PAGES_MAX - 1)) as usize]
+    }
+
     /// A page as the segment of a vector.
     pub(crate) fn seg(&self, page: u32) -> Seg {
         let region = (page >> REGION_SHIFT) as u16;
@@ -265,8 +273,12 @@ impl Arena {
         if let Some(short) = shortfall(self.config.policy, memory.kind()) {
             space.warnings.push(format!("region {n} of {} MiB {short}", bytes >> 20));
         }
+        let counts = (0..pages).map(|_| AtomicI64::new(0)).collect();
         // The system may have rounded up; the rest stays unused, so that the limit holds.
-        assert!(self.regions[n].set(Region { memory, pages }).is_ok(), "regions are mapped under the lock");
+        assert!(
+            self.regions[n].set(Region { memory, pages, counts }).is_ok(),
+            "regions are mapped under the lock"
+        );
         self.mapped.store(n + 1, Ordering::Release);
         space.mapped_bytes += bytes as u64;
         space.give((n as u32) << REGION_SHIFT, pages);

@@ -8,12 +8,14 @@
 #![allow(unsafe_code)]
 
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use spindle_reactor::CoreId;
 
 use crate::arena::Arena;
+use crate::lend::LenderId;
+use crate::page_table::PageTable;
 use crate::sgv::{Seg, Sgv, SgvHeader};
 
 pub(crate) struct Home {
@@ -21,12 +23,14 @@ pub(crate) struct Home {
     arena: Arc<Arena>,
     line: AtomicPtr<SgvHeader>,
     lost: AtomicU64,
+    /// Lenders whose vectors are still out, once the pool is gone.
+    lenders: OnceLock<Vec<Option<Arc<PageTable>>>>,
 }
 
 impl Home {
     pub(crate) fn new(core: CoreId, arena: Arc<Arena>) -> Arc<Home> {
         let line = AtomicPtr::new(ptr::null_mut());
-        Arc::new(Home { core, arena, line, lost: AtomicU64::new(0) })
+        Arc::new(Home { core, arena, line, lost: AtomicU64::new(0), lenders: OnceLock::new() })
     }
 
     pub(crate) fn core(&self) -> CoreId {
@@ -44,7 +48,8 @@ impl Home {
 
     /// Sends a vector home, from any core. `false`: home is gone, and so is the vector.
     pub(crate) fn send(&self, mut sgv: Sgv) -> bool {
-        let mut head = self.line.load(Ordering::Relaxed);
+        // Acquire: whoever finds the line closed needs the lenders that were written down before.
+        let mut head = self.line.load(Ordering::Acquire);
         loop {
             if head == closed() {
                 sgv.free();
@@ -53,7 +58,7 @@ impl Home {
             sgv.header_mut().next = head;
             let raw = sgv.into_raw();
             // Release: the home must see what the last holder did to the header and to the pages.
-            match self.line.compare_exchange_weak(head, raw.as_ptr(), Ordering::Release, Ordering::Relaxed) {
+            match self.line.compare_exchange_weak(head, raw.as_ptr(), Ordering::Release, Ordering::Acquire) {
                 Ok(_) => return true,
                 Err(now) => {
                     head = now;
@@ -81,16 +86,25 @@ impl Home {
         Returned { next: self.line.swap(ptr::null_mut(), Ordering::Acquire) }
     }
 
-    /// The pool goes: from now on vectors end where they are.
-    pub(crate) fn close(&self) -> Returned {
+    /// The pool goes: from now on vectors end where they are, and lent ones find their lender here.
+    pub(crate) fn close(&self, lenders: Vec<Option<Arc<PageTable>>>) -> Returned {
+        assert!(self.lenders.set(lenders).is_ok(), "a pool goes once");
         let next = self.line.swap(closed(), Ordering::AcqRel);
-        assert!(next != closed(), "a pool goes once");
         Returned { next }
     }
 
     /// Pages of an own vector that ends.
     pub(crate) fn give_back(&self, segs: &[Seg]) {
         self.arena.give_back(segs.iter().map(|s| self.arena.page_of(s.region, s.ptr)));
+    }
+
+    /// Pages of a lent vector that ends.
+    pub(crate) fn release(&self, lender: LenderId, segs: &[Seg]) {
+        if !segs.is_empty() {
+            let lenders = self.lenders.get().expect("vectors end only after their pool");
+            let lender = lenders[usize::from(lender.0)].as_ref();
+            lender.expect("lenders stay while they lend").release(segs);
+        }
     }
 }
 

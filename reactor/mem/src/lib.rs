@@ -22,6 +22,7 @@
 //! | [`sgv`] | the vector and its parts |
 //! | [`sgv_ref`] | shares of one vector, counted within one connection |
 //! | [`pool`] | ready-made vectors of one core, shares, statistics |
+//! | [`page_table`], [`lend`] | pages of a RAM disk, exchanged and lent without copying |
 //! | [`slab`], [`list`] | fixed tables with keys that age, and lists through their rows |
 //!
 //! **Old bytes.** A vector may still hold what another tenant wrote. Send only what the backend wrote during
@@ -30,14 +31,19 @@
 
 pub mod arena;
 mod home;
+pub mod lend;
 pub mod list;
+mod page_entry;
+pub mod page_table;
 pub mod pool;
 pub mod sgv;
 pub mod sgv_ref;
 pub mod slab;
 
 pub use arena::{Arena, ArenaConfig, ArenaError, ArenaFull, ArenaReport, PageSet, RegionInfo};
+pub use lend::{LenderId, StillLent};
 pub use list::{Link, Linked, List};
+pub use page_table::{Busy, PageTable};
 pub use pool::{CLASS_BYTES, ClassStats, PoolConfig, PoolStats, SGV_BYTES_MAX, SgvPool, ShareId, ShareStats};
 pub use sgv::{Kind, Run, Seg, Sgv};
 pub use sgv_ref::SgvRef;

@@ -11,6 +11,7 @@ use spindle_reactor::CoreId;
 use crate::PAGE_BYTES;
 use crate::arena::{Arena, ArenaFull};
 use crate::home::Home;
+use crate::lend::{LENT_PAGES, Lender, LenderId};
 use crate::sgv::{Kind, Seg, Sgv, SgvHeader};
 
 /// Sizes of the ready-made vectors.
@@ -29,6 +30,8 @@ pub struct ShareId(pub u16);
 pub struct PoolConfig {
     /// Vectors of each class ([`CLASS_BYTES`]).
     pub vectors: [u32; CLASSES],
+    /// Vectors to lend pages of RAM disks with: up to 64 KiB, 1 MiB, 4 MiB. They have no pages of their own.
+    pub lent: [u32; LENT_PAGES.len()],
     /// Shares 0 to this (exclusive) exist; others get nothing.
     pub shares: u16,
     /// Overwrite memory as it is put back, to find bytes of one tenant sent to another. Costs a pass over
@@ -38,7 +41,12 @@ pub struct PoolConfig {
 
 impl Default for PoolConfig {
     fn default() -> Self {
-        PoolConfig { vectors: [64, 32, 16, 8, 4, 1], shares: 256, poison: cfg!(debug_assertions) }
+        PoolConfig {
+            vectors: [64, 32, 16, 8, 4, 1],
+            lent: [128, 16, 4],
+            shares: 256,
+            poison: cfg!(debug_assertions),
+        }
     }
 }
 
@@ -66,11 +74,30 @@ impl PoolConfig {
 }
 
 /// The vectors of one size.
-struct Class {
-    free: Vec<Sgv>,
-    total: u32,
-    low: u32,
-    refused: u64,
+#[derive(Default)]
+pub(crate) struct Class {
+    pub free: Vec<Sgv>,
+    pub total: u32,
+    pub low: u32,
+    pub refused: u64,
+}
+
+impl Class {
+    pub fn pop(&mut self) -> Option<Sgv> {
+        let sgv = self.free.pop();
+        self.low = self.low.min(self.free.len() as u32);
+        sgv
+    }
+
+    pub fn push(&mut self, sgv: Sgv) {
+        debug_assert!(self.free.len() < self.free.capacity(), "more vectors came back than were made");
+        self.free.push(sgv);
+    }
+
+    fn stats(&self, bytes: u32) -> ClassStats {
+        let Class { free, total, low, refused } = self;
+        ClassStats { bytes, total: *total, free: free.len() as u32, low: *low, refused: *refused }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -84,9 +111,11 @@ struct Share {
 pub struct SgvPool {
     home: Arc<Home>,
     classes: [Class; CLASSES],
+    pub(crate) lent: [Class; LENT_PAGES.len()],
+    pub(crate) lenders: Vec<Option<Lender>>,
     shares: Box<[Share]>,
     poison: bool,
-    copied_bytes: u64,
+    pub(crate) copied_bytes: u64,
     refused_size: u64,
 }
 
@@ -94,14 +123,25 @@ impl SgvPool {
     /// Takes all its memory from the arena and cuts it into vectors.
     pub fn new(core: CoreId, arena: Arc<Arena>, config: &PoolConfig) -> Result<SgvPool, ArenaFull> {
         let home = Home::new(core, arena);
-        let free = std::array::from_fn(|_| Class { free: Vec::new(), total: 0, low: 0, refused: 0 });
         let share = Share { in_use: 0, limit: u64::MAX, refused: 0 };
         let shares = vec![share; usize::from(config.shares)].into_boxed_slice();
         let poison = config.poison;
-        let mut pool = SgvPool { home, classes: free, shares, poison, copied_bytes: 0, refused_size: 0 };
+        let mut pool = SgvPool {
+            home,
+            classes: Default::default(),
+            lent: Default::default(),
+            lenders: Vec::new(),
+            shares,
+            poison,
+            copied_bytes: 0,
+            refused_size: 0,
+        };
         for class in 0..CLASSES {
             // An error drops the pool, which gives back what was taken.
             pool.stock(class, config.vectors[class])?;
+        }
+        for class in 0..LENT_PAGES.len() {
+            pool.stock_lent(class, config.lent[class]);
         }
         Ok(pool)
     }
@@ -116,19 +156,8 @@ impl SgvPool {
         self.classes[class].free.reserve_exact(count as usize);
         for _ in 0..count {
             let segs = pages.by_ref().take(pages_each as usize).map(|page| arena.seg(page)).collect();
-            let mut sgv = Sgv::new(SgvHeader {
-                len: 0,
-                capacity: CLASS_BYTES[class],
-                first: PAGE_BYTES as u32,
-                kind: Kind::Own,
-                class: class as u8,
-                share: ShareId::default(),
-                copied: 0.into(),
-                refs: 0.into(),
-                segs,
-                home: self.home.clone(),
-                next: std::ptr::null_mut(),
-            });
+            let mut sgv = self.make(Kind::Own, class, segs);
+            sgv.header_mut().capacity = CLASS_BYTES[class];
             if self.poison {
                 sgv.poison();
             }
@@ -137,6 +166,29 @@ impl SgvPool {
         self.classes[class].total = count;
         self.classes[class].low = count;
         Ok(())
+    }
+
+    fn stock_lent(&mut self, class: usize, count: u32) {
+        let empty = |_| self.make(Kind::Lent, class, Vec::with_capacity(LENT_PAGES[class] as usize));
+        let free = (0..count).map(empty).collect();
+        self.lent[class] = Class { free, total: count, low: count, refused: 0 };
+    }
+
+    fn make(&self, kind: Kind, class: usize, segs: Vec<Seg>) -> Sgv {
+        Sgv::new(SgvHeader {
+            len: 0,
+            capacity: 0,
+            first: PAGE_BYTES as u32,
+            kind,
+            class: class as u8,
+            share: ShareId::default(),
+            lender: LenderId::default(),
+            copied: 0.into(),
+            refs: 0.into(),
+            segs,
+            home: self.home.clone(),
+            next: std::ptr::null_mut(),
+        })
     }
 
     /// The core it serves.
@@ -165,9 +217,7 @@ impl SgvPool {
             return None;
         }
         account.in_use = in_use;
-        let Class { free, low, .. } = &mut self.classes[class];
-        let mut sgv = free.pop()?;
-        *low = (*low).min(free.len() as u32);
+        let mut sgv = self.classes[class].pop()?;
         let h = sgv.header_mut();
         h.len = bytes;
         h.share = share;
@@ -195,6 +245,9 @@ impl SgvPool {
     }
 
     fn shelve(&mut self, mut sgv: Sgv) {
+        if sgv.kind() == Kind::Lent {
+            return self.shelve_lent(sgv);
+        }
         let h = sgv.header_mut();
         self.copied_bytes += u64::from(h.copied.take());
         let (class, share) = (usize::from(h.class), usize::from(h.share.0));
@@ -203,9 +256,7 @@ impl SgvPool {
         if self.poison {
             sgv.poison();
         }
-        let free = &mut self.classes[class].free;
-        debug_assert!(free.len() < free.capacity(), "more vectors came back than were made");
-        free.push(sgv);
+        self.classes[class].push(sgv);
     }
 
     /// From now on the share may hold at most `bytes_max`. What it holds already it keeps.
@@ -222,13 +273,6 @@ impl SgvPool {
 
     /// How the pool stands. For the control path: allocates.
     pub fn stats(&self) -> PoolStats {
-        let class = |(class, bytes): (&Class, u32)| ClassStats {
-            bytes,
-            total: class.total,
-            free: class.free.len() as u32,
-            low: class.low,
-            refused: class.refused,
-        };
         let used = |(n, s): (usize, &Share)| {
             let share = ShareStats {
                 share: ShareId(n as u16),
@@ -240,7 +284,13 @@ impl SgvPool {
         };
         PoolStats {
             core: self.core(),
-            classes: self.classes.iter().zip(CLASS_BYTES).map(class).collect(),
+            classes: self.classes.iter().zip(CLASS_BYTES).map(|(c, bytes)| c.stats(bytes)).collect(),
+            lent: self
+                .lent
+                .iter()
+                .zip(LENT_PAGES)
+                .map(|(c, n)| c.stats((n - 1) * PAGE_BYTES as u32))
+                .collect(),
             shares: self.shares.iter().enumerate().filter_map(used).collect(),
             lost: self.home.lost(),
             refused_size: self.refused_size,
@@ -251,15 +301,20 @@ impl SgvPool {
     /// Is every vector home? What tests ask when all is quiet.
     pub fn is_full(&mut self) -> bool {
         self.reclaim();
-        self.classes.iter().all(|c| c.free.len() == c.total as usize)
+        self.classes.iter().chain(&self.lent).all(|c| c.free.len() == c.total as usize)
     }
 }
 
 impl Drop for SgvPool {
     /// Vectors still out end by themselves when they are put or dropped.
     fn drop(&mut self) {
-        drop(self.home.close());
-        for class in &mut self.classes {
+        let left = self.lenders.drain(..).map(|lender| {
+            let mut lender = lender?;
+            lender.hand.empty(&lender.table);
+            Some(lender.table)
+        });
+        drop(self.home.close(left.collect()));
+        for class in self.classes.iter_mut().chain(&mut self.lent) {
             class.free.drain(..).for_each(Sgv::free);
         }
     }
@@ -278,6 +333,8 @@ pub struct PoolStats {
     pub core: CoreId,
     /// Each size class, smallest first.
     pub classes: Vec<ClassStats>,
+    /// Vectors to lend pages with, by the bytes they reach.
+    pub lent: Vec<ClassStats>,
     /// Shares that hold memory, have a limit, or were refused.
     pub shares: Vec<ShareStats>,
     /// Vectors dropped instead of put back. Not nought: a mistake in the program.
@@ -336,7 +393,7 @@ mod tests {
     }
 
     fn pool(core: u8, arena: &Arc<Arena>, vectors: [u32; CLASSES]) -> SgvPool {
-        let config = PoolConfig { vectors, shares: 4, poison: true };
+        let config = PoolConfig { vectors, shares: 4, poison: true, ..PoolConfig::default() };
         SgvPool::new(CoreId(core), arena.clone(), &config).unwrap()
     }
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use spindle_reactor::CoreId;
 
 use crate::home::Home;
+use crate::lend::LenderId;
 use crate::pool::ShareId;
 use crate::{PAGE_BYTES, POISON};
 
@@ -86,6 +87,8 @@ pub(crate) struct SgvHeader {
     pub kind: Kind,
     pub class: u8,
     pub share: ShareId,
+    /// Which of the home pool's lenders the pages belong to (lent vectors only).
+    pub lender: LenderId,
     pub copied: Cell<u32>,
     /// Shares out (see `SgvRef`).
     pub refs: Cell<u32>,
@@ -302,10 +305,11 @@ impl Sgv {
         let raw = self.into_raw();
         // SAFETY: made by `Box::leak` in `new`, and `self` was its only name.
         let header = unsafe { Box::from_raw(raw.as_ptr()) };
-        let SgvHeader { kind, segs, home, .. } = *header;
+        let SgvHeader { kind, segs, home, lender, .. } = *header;
         match kind {
             Kind::Own => home.give_back(&segs),
-            Kind::Lent | Kind::Foreign => {}
+            Kind::Lent => home.release(lender, &segs),
+            Kind::Foreign => {}
         }
     }
 
