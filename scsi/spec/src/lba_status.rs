@@ -1,4 +1,4 @@
-//! GET LBA STATUS data (SBC-4 §5.9).
+//! GET LBA STATUS data (SBC-4 §5.6).
 
 use crate::{Emit, be, emit::len32};
 

@@ -22,16 +22,16 @@ pub enum LunMethod {
 /// What a LUN addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LunAddress {
-    /// Peripheral device addressing, SAM-5 §4.7.7.2; bus 0 is this level.
+    /// Peripheral device addressing, SAM-5 §4.7; bus 0 is this level.
     Peripheral {
         /// BUS IDENTIFIER, 6 bits.
         bus: u8,
         /// TARGET OR LUN.
         target_or_lun: u8,
     },
-    /// Flat space addressing, 14 bits, SAM-5 §4.7.7.3.
+    /// Flat space addressing, 14 bits.
     Flat(u16),
-    /// Logical unit addressing, SAM-5 §4.7.7.4.
+    /// Logical unit addressing.
     LogicalUnit {
         /// TARGET, 6 bits.
         target: u8,
@@ -40,13 +40,13 @@ pub enum LunAddress {
         /// LUN, 5 bits.
         lun: u8,
     },
-    /// A well known logical unit, SAM-5 §4.7.7.5.1.
+    /// A well known logical unit.
     WellKnown(u8),
     /// Extended flat space addressing, 24 bits.
     ExtendedFlat(u32),
     /// Long extended flat space addressing, 40 bits.
     LongExtendedFlat(u64),
-    /// Logical unit not specified (all bytes FFh) .
+    /// Logical unit not specified (all bytes FFh).
     NotSpecified,
     /// Any other extended form.
     Other,
@@ -106,7 +106,7 @@ impl Lun {
             0 => LunAddress::Peripheral { bus: first & 0x3F, target_or_lun: second },
             1 => LunAddress::Flat(u16::from_be_bytes([first & 0x3F, second])),
             2 => LunAddress::LogicalUnit { target: first & 0x3F, bus: second >> 5, lun: second & 0x1F },
-            // SAM-5 §4.7.7.5: bits 5:4 are the length, 3:0 the extended address method.
+            // SAM-5 §4.7, extended addressing: bits 5:4 are the length, 3:0 the extended address method.
             _ => match first {
                 0xC1 => LunAddress::WellKnown(second),
                 0xD2 => LunAddress::ExtendedFlat((self.0 >> 32) as u32 & 0x00FF_FFFF),

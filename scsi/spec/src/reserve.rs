@@ -1,5 +1,5 @@
 //! Persistent reservations: what PERSISTENT RESERVE IN returns and PERSISTENT RESERVE OUT brings (SPC-5
-//! §6.16, §6.17).
+//! §6.15, §6.16).
 
 use crate::{
     Emit, FieldError, ListError, TransportId, be,
@@ -86,7 +86,7 @@ pub fn parse_keys(bytes: &[u8]) -> Option<(u32, impl ExactSizeIterator<Item = u6
 }
 
 /// READ RESERVATION data; `held` is key and type of the reservation, if there is one. With an all
-/// registrants type the key is zero (SPC-5 §6.16.3.2).
+/// registrants type the key is zero (SPC-5 §6.15).
 pub fn emit_reservation(generation: u32, held: Option<(u64, ReservationType)>, w: &mut Emit<'_>) {
     emit_generation(generation, w, |w| {
         if let Some((key, kind)) = held {
@@ -110,7 +110,7 @@ pub fn parse_reservation(bytes: &[u8]) -> Option<HeldReservation> {
     Some((generation, Some((be::u64(body, 0), kind))))
 }
 
-/// REPORT CAPABILITIES data (SPC-5 §6.16.4).
+/// REPORT CAPABILITIES data (SPC-5 §6.15).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Capabilities {
     /// RLR_C: REPLACE LOST RESERVATION.
@@ -247,14 +247,13 @@ impl<'a> PrOutList<'a> {
         let basic = list.first_chunk::<BASIC>().ok_or(ListError::Length)?;
         let spec_i_pt = be::bit(basic, 20, 3);
         if spec_i_pt && action != PrOutAction::Register {
-            return Err(FieldError::bit(20, 3).into()); // SPC-5 §6.17.3: valid for REGISTER only
+            return Err(FieldError::bit(20, 3).into()); // SPC-5 §6.16.3: valid for REGISTER only
         }
         let initiator_ports = if spec_i_pt {
             let (length, ids) = list[BASIC..].split_first_chunk::<4>().ok_or(ListError::Length)?;
-            if usize::try_from(be::u32(length, 0)) != Ok(ids.len()) {
-                return Err(ListError::Length);
-            }
-            Some(TransportIds::new(ids, BASIC + 4))
+            let length = usize::try_from(be::u32(length, 0)).unwrap_or(usize::MAX);
+            // SPC-5 §6.16.3: the list has to hold all that the length says. More is not said to be wrong.
+            Some(TransportIds::new(ids.get(..length).ok_or(ListError::Length)?, BASIC + 4))
         } else if list.len() != BASIC {
             return Err(ListError::Length);
         } else {
@@ -291,7 +290,7 @@ impl<'a> PrOutList<'a> {
     }
 }
 
-/// The parameter list of REGISTER AND MOVE (SPC-5 §6.17.4).
+/// The parameter list of REGISTER AND MOVE (SPC-5 §6.16.4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RegisterAndMoveList<'a> {
     /// RESERVATION KEY.

@@ -32,7 +32,7 @@ pub enum TransportId<'a> {
 const FIXED: usize = 24;
 /// What an iSCSI name may have (RFC 7143 §4.2.7.1).
 const ISCSI_NAME_MAX: usize = 223;
-/// Stands between the name and the ISID of an iSCSI initiator port (SPC-5 §7.6.4.6).
+/// Stands between the name and the ISID of an iSCSI initiator port (SPC-5 §7.6.4).
 const SEPARATOR: &str = ",i,0x";
 
 impl<'a> TransportId<'a> {

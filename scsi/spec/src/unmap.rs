@@ -1,4 +1,4 @@
-//! The parameter list of UNMAP (SBC-4 §5.31).
+//! The parameter list of UNMAP (SBC-4 §5.35).
 
 use crate::{Emit, ListError, be, emit::len16};
 
@@ -29,7 +29,7 @@ impl<'a> UnmapList<'a> {
     }
 
     /// From the Data-Out of UNMAP. A descriptor that is not whole, by UNMAP BLOCK DESCRIPTOR DATA LENGTH or
-    /// by the parameter list length, is left out as SBC-4 §5.31.2 has it; a header that is not whole is an
+    /// by the parameter list length, is left out as SBC-4 §5.35 has it; a header that is not whole is an
     /// error. An empty list is for the caller: it unmaps nothing.
     pub fn parse(list: &'a [u8]) -> Result<UnmapList<'a>, ListError> {
         if list.len() < HEADER {

@@ -77,7 +77,7 @@ impl Inquiry {
     }
 }
 
-/// PC: which values of mode parameters (SPC-5 §6.14.1).
+/// PC: which values of mode parameters (SPC-5, MODE SENSE).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PageControl {
     /// 00b: as they are.

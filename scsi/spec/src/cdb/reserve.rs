@@ -1,4 +1,4 @@
-//! RESERVE and RELEASE (SPC-2 §7.16 to §7.22), PERSISTENT RESERVE IN and OUT (SPC-5 §6.16, §6.17).
+//! RESERVE and RELEASE (SPC-2 §7), PERSISTENT RESERVE IN and OUT (SPC-5 §6.15, §6.16).
 
 use super::{CdbBytes, expect};
 use crate::{FieldError, be, emit::flag, opcode, opcode::persistent_reserve_in as sa_in};

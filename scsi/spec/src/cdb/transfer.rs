@@ -26,7 +26,7 @@ impl Family {
     }
 }
 
-/// What a 32-byte CDB says of protection information (SBC-4 §5.13).
+/// What a 32-byte CDB says of protection information (SBC-4 §5.19).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ProtectionTags {
     /// EXPECTED INITIAL LOGICAL BLOCK REFERENCE TAG.
@@ -37,7 +37,7 @@ pub struct ProtectionTags {
     pub application_mask: u16,
 }
 
-/// BYTCHK: what VERIFY compares the medium with (SBC-4 §5.33).
+/// BYTCHK: what VERIFY compares the medium with (SBC-4 §5.36).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Bytchk {
     /// 00b: nothing; no Data-Out.
@@ -138,8 +138,7 @@ pub struct WriteAndVerify {
     pub wrprotect: u8,
     /// Disable page out.
     pub dpo: bool,
-    /// Whether the written blocks are compared with the Data-Out. 11b is handed up, though only VERIFY
-    /// gives it a meaning.
+    /// Whether the written blocks are compared with the Data-Out; `CompareOneBlock` is VERIFY's alone.
     pub bytchk: Bytchk,
     /// GROUP NUMBER, 6 bits.
     pub group: u8,
@@ -269,7 +268,7 @@ impl Parts {
         } else if Some(op) == ops.six {
             whole(cdb, 6)?;
             let lba = u64::from(be::u24(cdb, 1) & 0x1F_FFFF);
-            // SBC-4 §5.11: a TRANSFER LENGTH of zero is 256 blocks, in the 6-byte forms only.
+            // SBC-3, READ(6): a TRANSFER LENGTH of zero is 256 blocks, in the 6-byte forms only.
             let blocks = if cdb[4] == 0 { 256 } else { cdb[4].into() };
             Parts { lba, blocks, ..Parts::new(Family::Six, 0) }
         } else if op == opcode::VARIABLE_LENGTH {
@@ -427,6 +426,9 @@ impl WriteAndVerify {
         let Parts { family, lba, blocks, group, flags, flags_at, tags } =
             Parts::parse(cdb, &WRITE_AND_VERIFY)?;
         let (dpo, bytchk) = (flags & 0x10 != 0, Bytchk::from_bits(flags, flags_at)?);
+        if bytchk == Bytchk::CompareOneBlock {
+            return Err(FieldError::bit(flags_at, 2)); // SBC-4 §5.44: 11b is reserved here
+        }
         Ok(WriteAndVerify { family, lba, blocks, wrprotect: flags >> 5, dpo, bytchk, group, tags })
     }
 
@@ -540,6 +542,7 @@ mod tests {
     fn the_reserved_bytchk_is_named_by_its_left_most_bit() {
         assert_eq!(Verify::parse(&[0x2F, 0x04, 0, 0, 0, 0, 0, 0, 1, 0]), Err(FieldError::bit(1, 2)));
         assert_eq!(WriteAndVerify::parse(&[0x2E, 0x04, 0, 0, 0, 0, 0, 0, 1, 0]), Err(FieldError::bit(1, 2)));
+        assert_eq!(WriteAndVerify::parse(&[0x2E, 0x06, 0, 0, 0, 0, 0, 0, 1, 0]), Err(FieldError::bit(1, 2)));
         let one = Verify::parse(&[0x2F, 0x26, 0, 0, 0, 0, 0, 0, 1, 0]).unwrap();
         assert_eq!((one.bytchk, one.vrprotect), (Bytchk::CompareOneBlock, 1));
     }
@@ -613,6 +616,7 @@ mod tests {
             let bytchk = [Bytchk::MediumOnly, Bytchk::Compare, Bytchk::CompareOneBlock][b];
             let v = Verify { family, lba, blocks, vrprotect: p, dpo, bytchk, group, tags };
             prop_assert_eq!(Verify::parse(&v.emit()), Ok(v));
+            let bytchk = if b == 2 { Bytchk::Compare } else { bytchk };
             let w = WriteAndVerify { family, lba, blocks, wrprotect: p, dpo, bytchk, group, tags };
             prop_assert_eq!(WriteAndVerify::parse(&w.emit()), Ok(w));
         }

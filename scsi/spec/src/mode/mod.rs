@@ -96,7 +96,7 @@ pub struct ModeList<'a> {
 
 impl<'a> ModeList<'a> {
     /// From the Data-Out of MODE SELECT (`ten` for its 10-byte form). MODE DATA LENGTH is reserved there
-    /// (SPC-5 §7.5.6), so it is not looked at. An empty list is for the caller: it changes nothing.
+    /// (SPC-5 §7.5), so it is not looked at. An empty list is for the caller: it changes nothing.
     pub fn parse(ten: bool, list: &'a [u8]) -> Result<ModeList<'a>, ListError> {
         let mut header = ModeHeader { ten, ..ModeHeader::default() };
         let pages_from = header.bytes();
@@ -183,7 +183,7 @@ impl<'a> Iterator for ModePages<'a> {
 
 impl RawPage<'_> {
     /// May MODE SELECT set this page? `current` and `changeable` are the page's bytes as MODE SENSE gives
-    /// them. The length has to be the page's own (SPC-5 §6.11), and only bits the mask has may differ from
+    /// them. The length has to be the page's own (SPC-5, MODE SELECT), and only bits the mask has may differ from
     /// the current ones; the error names the first that does not keep to it.
     pub fn check_changes(&self, current: &[u8], changeable: &[u8]) -> Result<(), ListError> {
         let (header, length_at) = if self.spf { (4, 2) } else { (2, 1) };

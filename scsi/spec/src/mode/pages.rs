@@ -16,7 +16,7 @@ fn is_page(page: &[u8], code: u8, bytes: usize) -> bool {
     page.len() >= bytes && page[0] & 0x7F == code && usize::from(page[1]) == bytes - 2
 }
 
-/// Page 01h (SBC-4 §6.5.10).
+/// Page 01h (SBC-4 §6.5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ReadWriteErrorRecovery {
     /// AWRE: reassign on write.
@@ -79,7 +79,7 @@ impl ReadWriteErrorRecovery {
     }
 }
 
-/// Page 08h (SBC-4 §6.5.6).
+/// Page 08h (SBC-4 §6.5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Caching {
     /// IC: the cache keeps to its segments.
@@ -173,7 +173,7 @@ impl Caching {
     }
 }
 
-/// Page 0Ah (SPC-5 §7.5.9).
+/// Page 0Ah (SPC-5 §7.5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Control {
     /// TST, 3 bits: 000b one task set, 001b one for each I_T nexus.
@@ -259,7 +259,7 @@ impl Control {
     }
 }
 
-/// Page 1Ch (SPC-5 §7.5.14).
+/// Page 1Ch (SPC-5 §7.5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct InformationalExceptions {
     /// PERF: the operations must not delay commands.

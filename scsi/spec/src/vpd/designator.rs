@@ -144,7 +144,7 @@ impl<'a> Designator<'a> {
             Identifier::RelativeTargetPort(v)
             | Identifier::TargetPortGroup(v)
             | Identifier::LogicalUnitGroup(v) => w.u16(0).u16(v),
-            // SPC-5 §7.7.6.11: ends with a null, padded with nulls to a multiple of four.
+            // SPC-5 §7.7.6, SCSI name string: ends with a null, padded with nulls to a multiple of four.
             Identifier::ScsiName(name) => {
                 let name = cut(name.as_bytes(), 251);
                 w.bytes(name).zeros(4 - name.len() % 4)

@@ -49,7 +49,7 @@ pub fn emit_page(at: Peripheral, page: u8, w: &mut Emit<'_>, body: impl FnOnce(&
     w.patch_u16(start + 2, len16(length));
 }
 
-/// Page 00h. `pages` have to be in ascending order, 00h among them (SPC-5 §7.7.17).
+/// Page 00h. `pages` have to be in ascending order, 00h among them (SPC-5 §7.7).
 pub fn emit_supported_pages(at: Peripheral, pages: &[u8], w: &mut Emit<'_>) {
     debug_assert!(pages.is_sorted() && pages.first() == Some(&SUPPORTED_PAGES));
     emit_page(at, SUPPORTED_PAGES, w, |w| {
@@ -92,7 +92,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Page 86h, extended INQUIRY data (SPC-5 §7.7.7).
+/// Page 86h, extended INQUIRY data (SPC-5 §7.7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ExtendedInquiry {
     /// SPT: which protection types can be formatted; 0 type 1, 1 types 1 and 2, ... 7 all.
