@@ -27,6 +27,8 @@ pub struct StillLent {
 pub(crate) struct Lender {
     pub table: Arc<PageTable>,
     pub out: u32,
+    /// Leaves the list when the last vector is back.
+    pub retired: bool,
     pub hand: Hand,
 }
 
@@ -36,7 +38,7 @@ pub(crate) const LENT_PAGES: [u32; 3] = [17, 257, SGV_BYTES_MAX / PAGE_BYTES as 
 impl SgvPool {
     /// Adds a table to the list. Allocates: control path. `None`: 65,535 lenders are enough.
     pub fn register(&mut self, table: Arc<PageTable>) -> Option<LenderId> {
-        let lender = Lender { table, out: 0, hand: Hand::default() };
+        let lender = Lender { table, out: 0, retired: false, hand: Hand::default() };
         if let Some(n) = self.lenders.iter().position(Option::is_none) {
             self.lenders[n] = Some(lender);
             return Some(LenderId(n as u16));
@@ -59,11 +61,32 @@ impl SgvPool {
         Ok(table)
     }
 
+    /// Takes a table off the list, now or when the last vector lent out of it is back. The number must not be
+    /// used again by the caller.
+    pub fn retire(&mut self, id: LenderId) {
+        self.lender(id).retired = true;
+        // An error means that vectors are out: the last one back tries again.
+        let _ = self.unregister(id);
+    }
+
     /// The bytes of the disk itself, to read: `len` bytes at `offset`, counted until the vector is put back.
     /// `None`: no vector to lend them with now, or more than [`SGV_BYTES_MAX`].
     pub fn lend(&mut self, id: LenderId, offset: u64, len: u32) -> Option<Sgv> {
         let first = (PAGE_BYTES - (offset % PAGE_BYTES as u64) as usize).min(len as usize) as u32;
-        let pages = len.checked_sub(first)?.div_ceil(PAGE_BYTES as u32) + 1;
+        let mut sgv = self.take_lent(id, first, len)?;
+        self.lender(id).table.lend(offset, len, &mut sgv.header_mut().segs);
+        Some(sgv)
+    }
+
+    /// Zeroes to read: the lender's zero page over and over. `None` as for [`SgvPool::lend`].
+    pub fn lend_zeroes(&mut self, id: LenderId, len: u32) -> Option<Sgv> {
+        let mut sgv = self.take_lent(id, (PAGE_BYTES as u32).min(len), len)?;
+        self.lender(id).table.lend_zeroes(len, &mut sgv.header_mut().segs);
+        Some(sgv)
+    }
+
+    fn take_lent(&mut self, id: LenderId, first: u32, len: u32) -> Option<Sgv> {
+        let pages = (len - first).div_ceil(PAGE_BYTES as u32) + 1;
         let fits = LENT_PAGES.iter().position(|&max| pages <= max)?;
         if self.lent[fits].free.is_empty() {
             self.reclaim();
@@ -73,11 +96,9 @@ impl SgvPool {
             return None;
         };
         let mut sgv = self.lent[class].pop()?;
-        let lender = self.lenders[usize::from(id.0)].as_mut().expect("the lender is registered");
-        lender.out += 1;
+        self.lender(id).out += 1;
         let h = sgv.header_mut();
         (h.len, h.capacity, h.first, h.lender) = (len, len, first, id);
-        lender.table.lend(offset, len, &mut h.segs);
         Some(sgv)
     }
 
@@ -98,6 +119,12 @@ impl SgvPool {
     pub fn discard(&mut self, id: LenderId, offset: u64, len: u64) -> Result<(), Busy> {
         let Lender { table, hand, .. } = self.lender(id);
         table.discard(hand, offset, len)
+    }
+
+    /// Writes zeroes; no holes.
+    pub fn write_zeroes(&mut self, id: LenderId, offset: u64, len: u64) -> Result<(), Busy> {
+        let Lender { table, hand, .. } = self.lender(id);
+        table.zero(hand, offset, len)
     }
 
     /// Copies `range.len()` bytes at `offset` of the disk into the vector: for who cannot take a lent one.
@@ -121,10 +148,15 @@ impl SgvPool {
         let lender = self.lenders[usize::from(h.lender.0)].as_mut().expect("lenders stay while they lend");
         lender.table.release(&h.segs);
         lender.out -= 1;
+        let last = lender.retired && lender.out == 0;
+        let id = h.lender;
         (h.len, h.capacity) = (0, 0);
         h.segs.clear();
         let class = usize::from(h.class);
         self.lent[class].push(sgv);
+        if last {
+            let _ = self.unregister(id);
+        }
     }
 }
 
@@ -314,6 +346,51 @@ mod tests {
         assert_eq!(w.pool.unregister(w.id).unwrap_err(), StillLent { out: 1 });
         other.put(lent);
         drop(other);
+        w.end();
+    }
+
+    #[test]
+    fn a_retired_lender_leaves_with_its_last_vector() {
+        let mut w = world(DISK, 2, u32::MAX);
+        let lent = w.pool.lend(w.id, 0, 4096).unwrap();
+        w.pool.retire(w.id);
+        assert_eq!(Arc::strong_count(&w.table), 2);
+        w.pool.put(lent);
+        assert_eq!(Arc::strong_count(&w.table), 1);
+        assert_eq!(w.pool.register(w.table.clone()), Some(w.id), "its number is free again");
+        w.end();
+    }
+
+    #[test]
+    fn a_disk_grows_in_use_and_forgets_what_is_cut_off() {
+        let mut w = world(8192, 2, u32::MAX);
+        w.write(0, &[1; 8192]).unwrap();
+        let lent = w.pool.lend(w.id, 0, 8192).unwrap();
+        w.table.grow(1 << 20).unwrap();
+        w.table.grow(4096).unwrap();
+        assert_eq!(w.table.bytes(), 1 << 20);
+        assert_eq!(w.read(4096, 8192), [[1; 4096], [0; 4096]].concat());
+        w.write((1 << 20) - 4096, &[2; 4096]).unwrap();
+        w.table.forget_from(512);
+        assert_eq!(w.read(0, 8192), [&[1; 512][..], &[0; 7680]].concat());
+        assert_eq!(w.read((1 << 20) - 4096, 4096), [0; 4096]);
+        assert_eq!(lent.to_vec(), [1; 8192]);
+        w.pool.put(lent);
+        assert!(w.table.grow(1 << 40).is_err() && w.table.grow(u64::MAX).is_err());
+        w.end();
+    }
+
+    #[test]
+    fn zeroes_are_lent_without_a_disk_and_written_without_making_holes() {
+        let mut w = world(DISK, 2, u32::MAX);
+        let lent = w.pool.lend_zeroes(w.id, 10_000).unwrap();
+        assert_eq!(lent.to_vec(), [0; 10_000]);
+        assert!(lent.slices(5000..9000).flatten().all(|&b| b == 0));
+        w.pool.put(lent);
+        w.write(0, &[1; 8192]).unwrap();
+        w.pool.write_zeroes(w.id, 512, 12288).unwrap();
+        assert_eq!(w.read(0, 16384), [&[1; 512][..], &[0; 15872]].concat());
+        assert_eq!([1, 2, 3, 4].map(|n| w.table.is_hole(n)), [false, false, false, true]);
         w.end();
     }
 

@@ -56,10 +56,15 @@ pub(crate) enum Detached {
 pub(crate) struct Entry(AtomicU64);
 
 impl Entry {
-    /// A hole with a page kept behind it.
-    pub(crate) fn hole(page: u32) -> Entry {
+    /// Beyond the end of the disk: not to be used before [`Entry::begin`].
+    pub(crate) fn none() -> Entry {
+        Entry(AtomicU64::new(u64::MAX))
+    }
+
+    /// A hole with a page kept behind it, from now on. Whoever publishes the disk's size publishes this.
+    pub(crate) fn begin(&self, page: u32) {
         debug_assert!(page & HOLE == 0, "page numbers have 31 bits");
-        Entry(AtomicU64::new(u64::from(page | HOLE)))
+        self.0.store(u64::from(page | HOLE), Ordering::Relaxed);
     }
 
     /// Looks at the entry, and becomes a reader if it is a page. Ends with [`release`].
@@ -94,9 +99,15 @@ impl Entry {
         }
         let shares = 2 * i64::from(seen.readers());
         // The page first: it may be counted too high for a moment, never too low.
-        pages.count(page).fetch_add(shares, Ordering::AcqRel);
+        if !cfg!(planted_late_fold) {
+            pages.count(page).fetch_add(shares, Ordering::AcqRel);
+        }
         let folded = self.0.compare_exchange(seen.0, seen.low(), Ordering::AcqRel, Ordering::Relaxed);
-        if folded.is_err() {
+        if cfg!(planted_late_fold) {
+            if folded.is_ok() {
+                pages.count(page).fetch_add(shares, Ordering::AcqRel);
+            }
+        } else if folded.is_err() {
             let left = pages.count(page).fetch_sub(shares, Ordering::AcqRel) - shares;
             debug_assert!(left != 1, "the caller itself is still a reader");
         }
@@ -121,7 +132,7 @@ impl Entry {
         };
         let mut now = Word(self.0.load(Ordering::Relaxed));
         // Ends: only readers change the word without changing its lower half.
-        while now.low() == low {
+        while now.low() == low || cfg!(planted_blind_patch) {
             match self.0.compare_exchange_weak(now.0, u64::from(new), Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Ok(detach(pages, now, reading)),
                 Err(other) => now = Word(other),
@@ -246,12 +257,13 @@ mod loom_tests {
         /// Page 0 is in the entry, and no hole; pages from 1 on belong to the test.
         fn new(pages: usize, fold_at: u32) -> Arc<World> {
             let world = World {
-                entry: Entry::hole(0),
+                entry: Entry::none(),
                 counts: (0..pages).map(|_| AtomicI64::new(0)).collect(),
                 bytes: (0..pages).map(|_| UnsafeCell::new([0; HALVES])).collect(),
                 stock: Mutex::new(Vec::new()),
                 fold_at,
             };
+            world.entry.begin(0);
             world.entry.0.store(0, Ordering::Relaxed);
             Arc::new(world)
         }

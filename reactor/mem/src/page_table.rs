@@ -20,7 +20,8 @@
 
 use std::ops::Range;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 
@@ -39,8 +40,11 @@ pub struct Busy {
 /// All pages of a RAM disk. See the module's page.
 pub struct PageTable {
     arena: Arc<Arena>,
-    entries: Box<[Entry]>,
-    bytes: u64,
+    /// Entries, [`CHUNK_PAGES`] in each; made as the disk grows, so that they never move.
+    chunks: Box<[OnceLock<Box<[Entry]>>]>,
+    /// Only ever grows: ranges that were in bounds once stay so.
+    bytes: AtomicU64,
+    growing: Mutex<()>,
     stock: ArrayQueue<u32>,
     spares: u32,
     zeroes: Seg,
@@ -66,11 +70,7 @@ impl PageTable {
         fold_at: u32,
     ) -> Result<Arc<PageTable>, ArenaFull> {
         assert!(spares > 0, "a disk without a spare page can never be written");
-        let full = ArenaFull { wanted: u32::MAX, free: 0, bytes_max: arena.limit_bytes() };
-        let pages = u32::try_from(bytes.div_ceil(PAGE)).map_err(|_| full)?;
-        let total = pages.checked_add(spares).and_then(|n| n.checked_add(1)).ok_or(full)?;
-        let mut taken = arena.take_pages(total)?.into_pages();
-        let entries = taken.by_ref().take(pages as usize).map(Entry::hole).collect();
+        let mut taken = arena.take_pages(spares.saturating_add(1))?.into_pages();
         let stock = ArrayQueue::new(spares as usize);
         for page in taken.by_ref().take(spares as usize) {
             assert!(stock.push(page).is_ok(), "the stock has room for all spares");
@@ -78,12 +78,53 @@ impl PageTable {
         let zeroes = arena.seg(taken.next().expect("one page was taken for zeroes"));
         // SAFETY: just taken, so nobody else has it; it may hold what its last owner wrote.
         unsafe { ptr::write_bytes(zeroes.ptr.as_ptr(), 0, PAGE_BYTES) };
-        Ok(Arc::new(PageTable { arena: arena.clone(), entries, bytes, stock, spares, zeroes, fold_at }))
+        let chunks = (0..CHUNKS_MAX).map(|_| OnceLock::new()).collect();
+        let (bytes_now, growing) = (AtomicU64::new(0), Mutex::new(()));
+        let arena = arena.clone();
+        let table = PageTable { arena, chunks, bytes: bytes_now, growing, stock, spares, zeroes, fold_at };
+        // An error drops the table, which gives back what was taken.
+        table.grow(bytes)?;
+        Ok(Arc::new(table))
+    }
+
+    /// Makes the disk at least `bytes` long; what is new is holes, with memory reserved for all of it.
+    pub fn grow(&self, bytes: u64) -> Result<(), ArenaFull> {
+        let _one_at_a_time = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, after) = (self.pages(), bytes.div_ceil(PAGE));
+        let full = ArenaFull { wanted: u32::MAX, free: 0, bytes_max: self.arena.limit_bytes() };
+        if after > (CHUNK_PAGES * CHUNKS_MAX) as u64 {
+            return Err(full);
+        }
+        if after > before {
+            let wanted = u32::try_from(after - before).map_err(|_| full)?;
+            let taken = self.arena.take_pages(wanted)?.into_pages();
+            for (n, page) in (before as usize..).zip(taken) {
+                let chunk = self.chunks[n / CHUNK_PAGES]
+                    .get_or_init(|| (0..CHUNK_PAGES).map(|_| Entry::none()).collect());
+                chunk[n % CHUNK_PAGES].begin(page);
+            }
+        }
+        // Release: who sees the new size sees the entries.
+        self.bytes.fetch_max(bytes, Ordering::Release);
+        Ok(())
+    }
+
+    /// Everything from `offset` on reads as zeroes from now on, except that the page around `offset` keeps its
+    /// bytes if it cannot be replaced now. For a disk that becomes smaller: its memory stays reserved.
+    pub fn forget_from(&self, offset: u64) {
+        let mut hand = Hand::default();
+        let bytes = self.bytes();
+        let first = offset.next_multiple_of(PAGE).min(bytes);
+        let _ = self.discard(&mut hand, first, bytes - first);
+        if offset < first {
+            let _ = self.discard(&mut hand, offset, first - offset);
+        }
+        hand.empty(self);
     }
 
     /// Size of the disk.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.load(Ordering::Acquire)
     }
 
     /// Spare pages that are neither held by a core nor waiting for a reader.
@@ -98,19 +139,19 @@ impl PageTable {
 
     /// Pages of the disk.
     pub fn pages(&self) -> u64 {
-        self.entries.len() as u64
+        self.bytes().div_ceil(PAGE)
     }
 
     /// Does page number `page` of the disk read as zeroes because nothing was written since it was discarded?
     pub fn is_hole(&self, page: u64) -> bool {
-        self.entries[page as usize].is_hole()
+        self.entry(page as usize).is_hole()
     }
 
     /// Appends the pages of `len` bytes at `offset` to `segs`, each counted until [`PageTable::release`].
     pub(crate) fn lend(&self, offset: u64, len: u32, segs: &mut Vec<Seg>) {
         self.check(offset, u64::from(len));
         for part in parts(offset, u64::from(len)) {
-            let seg = match self.entries[part.page].lend(self, self.fold_at) {
+            let seg = match self.entry(part.page).lend(self, self.fold_at) {
                 View::Page(page) => Seg { cookie: Seg::COUNTED, ..self.arena.seg(page) },
                 View::Hole(_) => self.zeroes,
             };
@@ -134,7 +175,7 @@ impl PageTable {
     pub(crate) fn read(&self, offset: u64, len: u64, mut look: impl FnMut(u64, &[u8]) -> bool) -> bool {
         self.check(offset, len);
         for part in parts(offset, len) {
-            let view = self.entries[part.page].lend(self, self.fold_at);
+            let view = self.entry(part.page).lend(self, self.fold_at);
             let at = match view {
                 View::Page(page) => self.arena.page(page),
                 View::Hole(_) => self.zeroes.ptr,
@@ -167,7 +208,7 @@ impl PageTable {
         let ours = sgv.kind() == Kind::Own && Arc::ptr_eq(sgv.header().home.arena(), &self.arena);
         for part in parts(offset, u64::from(range.end - range.start)) {
             let at = range.start + part.at as u32;
-            let entry = &self.entries[part.page];
+            let entry = self.entry(part.page);
             if part.len == PAGE_BYTES && ours && at.is_multiple_of(PAGE_BYTES as u32) {
                 // The swap cannot be taken back, so the spare it may need comes first.
                 let spare = hand.take(self).ok_or(Busy { done: part.at })?;
@@ -200,9 +241,9 @@ impl PageTable {
     pub(crate) fn discard(&self, hand: &mut Hand, offset: u64, len: u64) -> Result<(), Busy> {
         self.check(offset, len);
         for part in parts(offset, len) {
-            let entry = &self.entries[part.page];
+            let entry = self.entry(part.page);
             // The last page may be shorter than a page: all that is left of the disk is all of it.
-            let end = (part.page as u64 * PAGE + PAGE).min(self.bytes) - part.page as u64 * PAGE;
+            let end = (part.page as u64 * PAGE + PAGE).min(self.bytes()) - part.page as u64 * PAGE;
             if part.from == 0 && part.len as u64 == end {
                 entry.discard();
             } else if !entry.is_hole() {
@@ -212,11 +253,27 @@ impl PageTable {
         Ok(())
     }
 
+    /// Writes zeroes, so that the range is backed by pages of its own.
+    pub(crate) fn zero(&self, hand: &mut Hand, offset: u64, len: u64) -> Result<(), Busy> {
+        self.check(offset, len);
+        for part in parts(offset, len) {
+            self.patch(hand, part, |to| to.fill(0)).ok_or(Busy { done: part.at })?;
+        }
+        Ok(())
+    }
+
+    /// As [`PageTable::lend`], of nothing but the zero page.
+    pub(crate) fn lend_zeroes(&self, len: u32, segs: &mut Vec<Seg>) {
+        for part in parts(0, u64::from(len)) {
+            segs.push(Seg { len: part.len as u32, ..self.zeroes });
+        }
+    }
+
     /// Replaces a page by one that differs in one part. `None`: no spare, or others kept being quicker.
     fn patch(&self, hand: &mut Hand, part: Part, fill: impl Fn(&mut [u8])) -> Option<()> {
         for _ in 0..PATCH_TRIES {
             let spare = hand.take(self)?;
-            let seen = self.entries[part.page].lend(self, self.fold_at);
+            let seen = self.entry(part.page).lend(self, self.fold_at);
             // SAFETY: a spare in hand is nobody else's, and no reference to it outlives this turn of the loop.
             let to = unsafe { std::slice::from_raw_parts_mut(self.arena.page(spare).as_ptr(), PAGE_BYTES) };
             let inside = part.from..part.from + part.len;
@@ -235,7 +292,7 @@ impl PageTable {
                 }
             }
             fill(&mut to[inside]);
-            match self.entries[part.page].replace(self, seen, spare) {
+            match self.entry(part.page).replace(self, seen, spare) {
                 Ok(Detached::Free(old)) => {
                     hand.put(old);
                     return Some(());
@@ -247,12 +304,15 @@ impl PageTable {
         None
     }
 
+    fn entry(&self, page: usize) -> &Entry {
+        let chunk = self.chunks[page / CHUNK_PAGES].get().expect("ranges are checked against the size");
+        &chunk[page % CHUNK_PAGES]
+    }
+
     fn check(&self, offset: u64, len: u64) {
-        assert!(
-            offset.checked_add(len).is_some_and(|end| end <= self.bytes),
-            "{len} bytes at {offset} lie outside of {} bytes",
-            self.bytes
-        );
+        let bytes = self.bytes();
+        let inside = offset.checked_add(len).is_some_and(|end| end <= bytes);
+        assert!(inside, "{len} bytes at {offset} lie outside of {bytes} bytes");
     }
 }
 
@@ -273,14 +333,14 @@ impl Drop for PageTable {
         let zeroes = self.arena.page_of(self.zeroes.region, self.zeroes.ptr);
         let mut all: Vec<u32> = stocked.chain([zeroes]).collect();
         debug_assert!(all.len() == self.spares as usize + 1, "{} spares came back", all.len() - 1);
-        all.extend(self.entries.iter().map(|entry| entry.end(self)));
+        all.extend((0..self.pages() as usize).map(|n| self.entry(n).end(self)));
         self.arena.give_back(all);
     }
 }
 
 impl std::fmt::Debug for PageTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PageTable({} bytes, {} of {} spares free)", self.bytes, self.spares_free(), self.spares)
+        write!(f, "PageTable({} bytes, {} of {} spares free)", self.bytes(), self.spares_free(), self.spares)
     }
 }
 
@@ -331,6 +391,10 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
 }
 
 const PAGE: u64 = PAGE_BYTES as u64;
+/// 64 MiB: the entries of that take 128 KiB.
+const CHUNK_PAGES: usize = 1 << 14;
+/// No RAM disk is larger than 256 GiB.
+const CHUNKS_MAX: usize = 4096;
 /// Each failed try means that another core's write got through; so many in a row and the request waits.
 const PATCH_TRIES: u32 = 64;
 /// A quarter of what the readers' field holds.
