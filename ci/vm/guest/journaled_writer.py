@@ -11,6 +11,7 @@ import hashlib
 import mmap
 import os
 import random
+import signal
 import struct
 import sys
 import threading
@@ -28,6 +29,14 @@ def pattern(slot, generation, size):
     return b"".join(sectors)
 
 
+def generation_of(slot, block):
+    """The generation that a block holds whole, 0 if it was never written, None if it is torn or not this slot's."""
+    if block == bytes(len(block)):
+        return 0
+    generation = struct.unpack(">QQ", block[:16])[1]
+    return generation if block == pattern(slot, generation, len(block)) else None
+
+
 def say(text):
     with LOCK:
         os.write(1, text.encode())
@@ -36,13 +45,15 @@ def say(text):
 def write(device, slots, size, threads, seed, seconds):
     descriptor = os.open(device, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC)
     end = time.monotonic() + seconds
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
 
     def work(number):
         choose = random.Random(f"{seed}/{number}")
         memory = mmap.mmap(-1, size)
         generations = {}
         own = range(number, slots, threads)
-        while time.monotonic() < end:
+        while time.monotonic() < end and not stopped.is_set():
             slot = choose.choice(own)
             generation = generations[slot] = generations.get(slot, 0) + 1
             memory[:] = pattern(slot, generation, size)
@@ -75,14 +86,8 @@ def read(device, slots, size):
     found = []
     for slot in range(slots):
         count = os.preadv(descriptor, [memory], slot * size)
-        block = memory[:count]
-        generation = struct.unpack(">QQ", block[:16])[1]
-        if block == bytes(size):
-            found.append(f"r {slot} 0\n")
-        elif block == pattern(slot, generation, size):
-            found.append(f"r {slot} {generation}\n")
-        else:
-            found.append(f"t {slot}\n")
+        generation = generation_of(slot, memory[:count]) if count == size else None
+        found.append(f"t {slot}\n" if generation is None else f"r {slot} {generation}\n")
     say("".join(found))
 
 

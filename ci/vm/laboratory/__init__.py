@@ -11,6 +11,7 @@ What a scenario imports stands here; the rest is machinery:
     cache, build, initramfs                                   things made once
     runner, world, cli                                        running scenarios, each in namespaces of its own
 """
+from laboratory import scsi
 from laboratory.disk import Disk
 from laboratory.initiator import Initiator, LoginFailed
 from laboratory.journal import Journal
@@ -32,5 +33,6 @@ __all__ = [
     "eventually",
     "fio",
     "scenario",
+    "scsi",
     "verify_with_fio",
 ]

@@ -57,7 +57,7 @@ class Guest(Machine):
         self.index, self.number, self._world = index, number, world
         self.console = world.out / f"{name}.console"
         self._taps = world.network.connect(name, index, number)
-        self._process = None
+        self._process, self._boots = None, 0
         self.disks = []
 
     def add_disk(self, path):
@@ -65,7 +65,8 @@ class Guest(Machine):
         self.disks.append(path)
 
     def boot(self):
-        """Starts it; `ready` waits until it can be spoken to."""
+        """Starts it; `ready` waits until it can be spoken to. One that was killed may be started again."""
+        self._boots += 1
         self._world.reception.forget(f"{CONTROL}.{self._control}")
         initramfs = Initramfs()
         initramfs.add_file("init", GUEST / "init")
@@ -137,7 +138,7 @@ class UserModeLinux(Guest):
             f"initrd={archive}",
             f"ubd0r={ROOT_IMAGE.folder()}/root.img",
             f"uml_dir={self._world.work}",
-            f"umid={self.name}",
+            f"umid={self.name}.{self._boots}",
             "con=null",
             "con0=null,fd:1",
             "ssl=null",

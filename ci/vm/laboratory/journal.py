@@ -1,5 +1,10 @@
 """A journal of acknowledged writes, kept outside guest and target: what was acknowledged must be found again."""
+import signal
+
+from laboratory import machine  # noqa: F401  (makes the guests' folder importable)
 from laboratory.steps import note, step
+
+import journaled_writer
 
 
 class Journal:
@@ -7,7 +12,6 @@ class Journal:
 
     def __init__(self, disk, slots=256, block=4096, threads=8, seed=1):
         self.disk, self.slots, self.block, self.threads, self.seed = disk, slots, block, threads, seed
-        self.begun, self.acknowledged = {}, {}
         self._process = None
 
     def start(self, seconds):
@@ -15,44 +19,64 @@ class Journal:
         command = ["python3", "/lab/journaled_writer.py", "write", self.disk.path, self.slots, self.block]
         self._process = self.disk.machine.start(*command, self.threads, self.seed, seconds)
 
-    def _read(self, text):
-        for line in text.splitlines():
-            kind, slot, generation = line.split()
-            record = self.begun if kind == "b" else self.acknowledged
-            record[int(slot)] = max(int(generation), record.get(int(slot), 0))
-
     def count(self):
         """Writes acknowledged so far."""
         return self._process.output().count("a ")
 
     def finish(self, timeout=120):
         """Waits for the writers: none may have seen an error."""
-        self._read(self._process.wait(timeout).out)
+        self._process.wait(timeout)
         note(f"{self.count()} writes acknowledged")
 
-    def abandon(self):
-        """The writers are gone with their machine; what they said until then stands."""
+    def stop(self, timeout=30):
+        """Ends the writers after the writes they are at."""
+        self._process.signal(signal.SIGTERM)
+        self._process.wait(timeout)
+        note(f"{self.count()} writes acknowledged")
+
+    def _bounds(self):
+        """(begun, acknowledged): the newest generation of each slot, as the writers have said until now."""
+        begun, acknowledged = {}, {}
         text = self._process.output()
-        self._read(text[: text.rfind("\n") + 1])
-        note(f"{self.count()} writes acknowledged when the machine went")
+        for line in text[: text.rfind("\n") + 1].splitlines():
+            kind, slot, generation = line.split()
+            record = begun if kind == "b" else acknowledged
+            record[int(slot)] = max(int(generation), record.get(int(slot), 0))
+        return begun, acknowledged
+
+    def _judge(self, found):
+        """`found`: the generation of each slot, None for a block that is no single generation's."""
+        begun, acknowledged = self._bounds()
+        wrong = []
+        for slot in range(self.slots):
+            oldest, newest = acknowledged.get(slot, 0), begun.get(slot, 0)
+            if found[slot] is None:
+                wrong.append(f"slot {slot} is torn")
+            elif not oldest <= found[slot] <= newest:
+                wrong.append(f"slot {slot}: generation {found[slot]} found, {oldest} acknowledged, {newest} begun")
+        assert not wrong, f"{len(wrong)} slots are wrong: " + "; ".join(wrong[:10])
+        note(f"{self.slots} slots verified against {len(acknowledged)} acknowledged ones")
 
     def verify(self, disk=None, timeout=120):
-        """Every slot holds one whole generation, not older than acknowledged and not newer than begun."""
+        """Read through a disk, every slot holds one whole generation, as old as acknowledged at least."""
         disk = disk or self.disk
         step(f"verify the journal on {disk}")
-        command = ["python3", "/lab/journaled_writer.py", "read", disk.path, self.slots, self.block]
-        process = disk.machine.start(*command)
-        wrong, seen = [], 0
+        process = disk.machine.start(
+            "python3", "/lab/journaled_writer.py", "read", disk.path, self.slots, self.block
+        )
+        found = {}
         for line in process.wait(timeout).out.splitlines():
             kind, slot, *generation = line.split()
-            slot = int(slot)
-            seen += 1
-            if kind == "t":
-                wrong.append(f"slot {slot} is torn")
-                continue
-            found, oldest, newest = int(generation[0]), self.acknowledged.get(slot, 0), self.begun.get(slot, 0)
-            if not oldest <= found <= newest:
-                wrong.append(f"slot {slot}: generation {found} found, {oldest} acknowledged, {newest} begun")
-        assert seen == self.slots, f"{seen} of {self.slots} slots were read"
-        assert not wrong, f"{len(wrong)} slots are wrong: " + "; ".join(wrong[:10])
-        note(f"{self.slots} slots verified")
+            found[int(slot)] = None if kind == "t" else int(generation[0])
+        assert len(found) == self.slots, f"{len(found)} of {self.slots} slots were read"
+        self._judge(found)
+
+    def verify_image(self, image):
+        """The same, of the bytes that lie behind the target."""
+        step("verify the journal on what lies behind the target")
+        self._judge(
+            {
+                slot: journaled_writer.generation_of(slot, bytes(image[slot * self.block : (slot + 1) * self.block]))
+                for slot in range(self.slots)
+            }
+        )

@@ -2,8 +2,10 @@
 import random
 
 from laboratory.initiator import Initiator
+from laboratory.machine import eventually
 from laboratory.network import address
 from laboratory.steps import step
+from laboratory.volatile_disk import VolatileDisk
 
 IQN = "iqn.2026-01.io.spindle.lab"
 
@@ -16,15 +18,21 @@ class Lab:
         self.host, self.target, self.seed = world.host, world.target, world.seed
         self.server = world.server
         self.guests = world.initiator_guests
+        self.out = world.out  # kept when it fails: logs of what the scenario starts
         self.scratch = world.scratch  # files of the host that may be big; gone afterwards
         self.random = random.Random(world.seed)
         self._initiators = {}
 
     step = staticmethod(step)
+    wait = staticmethod(eventually)
 
     @property
     def guest(self):
         return self.guests[0]
+
+    def volatile_disk(self, mib):
+        """A disk whose unflushed writes a power cut may lose."""
+        return VolatileDisk(mib, self.seed)
 
     def portal(self, segment=0, ipv6=False, port=3260):
         """The target's portal on a segment."""

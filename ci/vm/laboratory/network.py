@@ -31,20 +31,21 @@ def address(segment, number, ipv6=False):
 class Port:
     """Where a guest meets a segment."""
 
-    def __init__(self, guest, segment, tap, relay=None):
-        self.guest, self.segment, self.tap, self._relay = guest, segment, tap, relay
+    def __init__(self, guest, segment, tap, bridge, relay=None):
+        self.guest, self.segment, self.tap, self._bridge, self._relay = guest, segment, tap, bridge, relay
 
     def __str__(self):
         return f"{self.guest}'s port on segment {self.segment}"
 
     def cut(self):
         """Nothing passes from now on; nobody is told."""
+        # (the TAP itself stays up: the NIC of a user-mode kernel stops for good at the first error of its TAP)
         steps.step(f"cut {self}")
-        ip(f"link set {self.tap} down")
+        ip(f"link set {self.tap} nomaster")
 
     def restore(self):
         steps.step(f"restore {self}")
-        ip(f"link set {self.tap} up")
+        ip(f"link set {self.tap} master {self._bridge}")
 
     def impair(self, **how):
         """Sets what the relay does: see `relay.Impairment` for the names. What is not named is as on a clean link."""
@@ -99,19 +100,18 @@ class Network:
             if segment < 0:
                 lines += [f"link set {tap} master control", f"link set {tap} up"]
                 continue
-            relay = None
+            relay, bridge = None, f"segment{segment}"
             if self._topology.impaired and number != 1:
-                here, inner, outer = f"own{index}.{segment}", f"in{index}.{segment}", f"out{index}.{segment}"
+                bridge, inner, outer = f"own{index}.{segment}", f"in{index}.{segment}", f"out{index}.{segment}"
                 ip(*lines)
                 lines = []
                 ip(
-                    f"link add {here} mtu {mtu} type bridge mcast_snooping 0",
-                    f"link set {here} up",
-                    f"link set {tap} master {here}",
+                    f"link add {bridge} mtu {mtu} type bridge mcast_snooping 0",
+                    f"link set {bridge} up",
                     f"tuntap add {inner} mode tap",
                     f"tuntap add {outer} mode tap",
                     *(f"link set {end} mtu {mtu} txqueuelen 10000" for end in (inner, outer)),
-                    f"link set {inner} master {here} up",
+                    f"link set {inner} master {bridge} up",
                     f"link set {outer} master segment{segment} up",
                 )
                 relay = subprocess.Popen(
@@ -121,10 +121,8 @@ class Network:
                     text=True,
                 )
                 json.loads(relay.stdout.readline())  # it holds both TAPs now
-            else:
-                lines += [f"link set {tap} master segment{segment}"]
-            lines += [f"link set {tap} up"]
-            self.ports[machine, segment] = Port(machine, segment, tap, relay)
+            lines += [f"link set {tap} master {bridge}", f"link set {tap} up"]
+            self.ports[machine, segment] = Port(machine, segment, tap, bridge, relay)
         ip(*lines)
         return taps
 

@@ -64,6 +64,8 @@ class Runner:
         missing = scenario.needs - TARGETS[self.target].features
         if missing:
             return f"{self.target} has no {', '.join(sorted(missing))}"
+        if scenario.name in TARGETS[self.target].deviations:
+            return f"{self.target} deviates: {TARGETS[self.target].deviations[scenario.name]}"
         return None
 
     def run(self, scenario):

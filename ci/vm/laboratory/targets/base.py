@@ -29,6 +29,8 @@ class Target:
     name = None
     # What it can do, in words that scenarios use in `needs`. See docs/laboratory.md for the list.
     features = frozenset()
+    # Scenarios that are right and that it fails, with the reason: skipped, which is printed and counted.
+    deviations = {}
 
     def __init__(self, machine, log, scratch):
         self.machine, self.log, self.scratch = machine, log, scratch
@@ -56,6 +58,10 @@ class Target:
         """A disk: `ram`, `file` (keeps its data; `file_of(name)` is behind it) or `null`."""
         raise NotImplementedError
 
+    def create_disk_on(self, name, path, block=512):
+        """A disk on a block device or file that is there already."""
+        raise NotImplementedError
+
     def create_node(self, iqn, luns, chap=None, mutual=None, digests=None):
         """A target node with disks by LUN. `chap`, `mutual`: (name, secret)."""
         raise NotImplementedError
@@ -73,9 +79,9 @@ class Target:
         """Numbers about itself, by name."""
         raise NotImplementedError
 
-    def quiet(self):
-        """Whether no task is in it, as far as it tells."""
-        return True
+    def tasks(self):
+        """Tasks alive in it now."""
+        raise NotImplementedError
 
     # The same for all
 
@@ -108,6 +114,15 @@ class Target:
         step(f"kill {self.name}")
         self._process.signal(number)
         self._process.wait(20, expect=None)
+
+    def freeze(self):
+        """It holds still, as if its host had no time for it, until `thaw`."""
+        step(f"freeze {self.name}")
+        self._process.signal(signal.SIGSTOP)
+
+    def thaw(self):
+        step(f"thaw {self.name}")
+        self._process.signal(signal.SIGCONT)
 
     def restart(self):
         """Starts it again, configured as before."""

@@ -6,19 +6,22 @@ from pathlib import Path
 from laboratory.paths import REPOSITORY
 from laboratory.targets.base import Target, remembered
 
-SOCKET = "/run/spindle-lab.sock"
+SOCKET = "/run/spindle.sock"
 
 
 class Spindle(Target):
     """The `spindle` binary: SPINDLE_BINARY, or target/release/spindle."""
 
     name = "spindle"
-    features = frozenset("discovery".split())
+    features = frozenset(
+        "discovery chap mutual-chap digests ipv6 portals file-disk restart hot-lun resize verify sync write-same unmap "
+        "compare-and-write spc2-reservations persistent-reservations multi-initiator reset counters nv-cache".split()
+    )
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self._ids = itertools.count(1)
-        self._nodes = {}
+        self._ids, self._groups = itertools.count(1), itertools.count(1)
+        self._kinds = {}
 
     @staticmethod
     def binary():
@@ -29,9 +32,10 @@ class Spindle(Target):
         if self.machine.name != "host":
             self.machine.put("/usr/local/bin/spindle", path.read_bytes(), 0o755)
             path = "/usr/local/bin/spindle"
-        return [path, "--rpc-socket", SOCKET]
+        return [path, "--socket", SOCKET]
 
     def rpc(self, method, **params):
+        """One call; what it answers."""
         request = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
         answer = self.machine.ask(SOCKET, request)
         if "error" in answer:
@@ -40,35 +44,55 @@ class Spindle(Target):
 
     def answers(self):
         try:
-            self.rpc("rpc_get_methods")
-            return True
+            return bool(self.rpc("rpc_get_methods"))
         except OSError:
             return False
 
     def listen(self, portals):
         split = [portal.rsplit(":", 1) for portal in portals]
-        self.rpc("iscsi_create_portal_group", tag=1, portals=[{"host": host, "port": port} for host, port in split])
+        self.rpc(
+            "iscsi_create_portal_group",
+            tag=1,
+            portals=[{"host": host.strip("[]"), "port": port} for host, port in split],
+            allow_open_access=True,
+        )
         self.rpc("iscsi_create_initiator_group", tag=1, initiators=["ANY"], netmasks=["ANY"])
 
     @remembered
     def create_disk(self, name, mib, kind="ram", block=512):
         if kind == "file":
             self.machine.run("truncate", "-s", f"{mib}M", self.file_of(name))
-            self.rpc("bdev_aio_create", name=name, filename=self.file_of(name), block_size=block)
-        else:
-            method = {"ram": "bdev_malloc_create", "null": "bdev_null_create"}[kind]
-            self.rpc(method, name=name, num_blocks=(mib << 20) // block, block_size=block)
+            self.create_on(name, self.file_of(name), block)
+            return
+        method = {"ram": "bdev_malloc_create", "null": "bdev_null_create"}[kind]
+        self.rpc(method, name=name, num_blocks=(mib << 20) // block, block_size=block)
+        self._kinds[name] = method
+
+    @remembered
+    def create_disk_on(self, name, path, block=512, nv_cache=False):
+        self.create_on(name, path, block, cache="nv_cache" if nv_cache else "write_back")
+
+    def create_on(self, name, path, block, **more):
+        self.rpc("bdev_uring_create", name=name, filename=path, block_size=block, **more)
+        self._kinds[name] = "bdev_uring_create"
 
     @remembered
     def create_node(self, iqn, luns, chap=None, mutual=None, digests=None):
+        # (digests are offered to whoever asks; there is nothing to say for them)
+        group = 0
+        if chap:
+            group = next(self._groups)
+            secret = {"user": chap[0], "secret": chap[1]}
+            if mutual:
+                secret |= {"muser": mutual[0], "msecret": mutual[1]}
+            self.rpc("iscsi_create_auth_group", tag=group, secrets=[secret])
         self.rpc(
             "iscsi_create_target_node",
             name=iqn,
-            alias_name="lab",
+            alias_name="laboratory",
             pg_ig_maps=[{"pg_tag": 1, "ig_tag": 1}],
             luns=[{"bdev_name": disk, "lun_id": lun} for lun, disk in luns.items()],
-            queue_depth=64,
-            disable_chap=not chap,
+            chap_group=group,
             require_chap=bool(chap),
             mutual_chap=bool(mutual),
         )
@@ -80,3 +104,14 @@ class Spindle(Target):
     @remembered
     def remove_lun(self, iqn, lun):
         self.rpc("iscsi_target_node_remove_lun", name=iqn, lun_id=lun)
+
+    @remembered
+    def resize_disk(self, name, mib):
+        self.rpc(self._kinds[name].replace("_create", "_resize"), name=name, new_size=mib)
+
+    def counters(self):
+        return {row["name"]: row for row in self.rpc("bdev_get_iostat")["bdevs"]}
+
+    def tasks(self):
+        """Tasks alive now, as it tells them."""
+        return self.rpc("spindle_get_tasks")

@@ -11,6 +11,11 @@ class Tgt(Target):
         "discovery chap mutual-chap digests ipv6 file-disk hot-lun spc2-reservations persistent-reservations "
         "restart reset multi-initiator verify sync write-same".split()
     )
+    deviations = {
+        "reservations/conflicts": "RESERVE(6) is granted beside registrations",
+        "reservations/preempted": "RESERVATIONS PREEMPTED where REGISTRATIONS PREEMPTED is due",
+        "sg3/sync_and_verify": "VERIFY past the end is GOOD",
+    }
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -34,6 +39,10 @@ class Tgt(Target):
     def create_disk(self, name, mib, kind="ram", block=512):
         path = self.file_of(name) if kind == "file" else f"/dev/shm/{name}.disk"
         self.machine.run("truncate", "-s", f"{mib}M", path)
+        self._disks[name] = (path, block)
+
+    @remembered
+    def create_disk_on(self, name, path, block=512):
         self._disks[name] = (path, block)
 
     @remembered
@@ -66,4 +75,4 @@ class Tgt(Target):
 
     @remembered
     def remove_lun(self, iqn, lun):
-        self._admin("--op", "delete", "--mode", "logicalunit", "--tid", self._tids[iqn], "--lun", lun, "--force")
+        self._admin("--op", "delete", "--mode", "logicalunit", "--tid", self._tids[iqn], "--lun", lun)
