@@ -1,3 +1,5 @@
 //! spindle-scsi.
 
+pub mod config;
+pub mod device_server;
 pub mod reserve;

@@ -20,7 +20,7 @@ impl ReserveTable {
         let registered = AccessMask::ALL.without(Access::Reserve).without(Access::Release);
         let Some(reservation) = &self.reservation else { return registered };
         let kind = reservation.kind;
-        let shares = kind.is_registrants_only() || kind.is_all_registrants();
+        let shares = kind.admits_registrants();
         if self.is_holder(nexus) || (shares && self.key_of(nexus).is_some()) {
             return registered;
         }
@@ -41,8 +41,9 @@ fn legacy_access(holds: bool) -> AccessMask {
 
 #[cfg(test)]
 mod tests {
+    use spindle_scsi_spec::reserve::ReservationType as Kind;
+
     use super::super::Reservation;
-    use super::super::kind::ReservationType as Kind;
     use super::super::name::nexus;
     use super::*;
 

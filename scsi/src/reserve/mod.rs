@@ -13,14 +13,15 @@
 //! * `table`: the state and its invariants;
 //! * `check`: from the table to what a nexus may do;
 //! * [`out`]: PERSISTENT RESERVE OUT, RESERVE, RELEASE, what a reset and a lost nexus do;
+//! * [`read`]: PERSISTENT RESERVE IN;
 //! * [`persist`]: the form that survives a power cut (APTPL).
 
 mod access;
 mod check;
-mod kind;
 mod name;
 pub mod out;
 pub mod persist;
+pub mod read;
 
 mod table;
 
@@ -28,7 +29,6 @@ mod table;
 mod model;
 
 pub use access::{Access, AccessMask};
-pub use kind::ReservationType;
 pub use name::NexusName;
 pub use out::{Change, Refused};
 pub use table::{REGISTRATIONS_MAX, Registration, Reservation, ReserveTable};

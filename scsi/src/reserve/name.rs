@@ -46,5 +46,10 @@ impl NexusName {
 /// Initiator port `n`, at target port 1.
 #[cfg(test)]
 pub(super) fn nexus(n: u8) -> NexusName {
-    NexusName::new(&[0x45, 0, 0, 20, n, 0, 0, 0], "iqn.2026-01.example:disk", 1)
+    use spindle_scsi_spec::{Emit, TransportId};
+
+    let mut room = [0; TransportId::MAX_BYTES];
+    let mut out = Emit::new(&mut room);
+    TransportId::IscsiPort { name: "iqn.2026-01.example:i", isid: [0x40, 0, 0, 1, 0, n] }.emit(&mut out);
+    NexusName::new(out.as_bytes(), "iqn.2026-01.example:t", 1)
 }

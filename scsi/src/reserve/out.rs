@@ -6,9 +6,9 @@
 //! access is known before anybody is told.
 
 use spindle_scsi_spec::cdb::{PersistentReserveOut, PrOutAction};
+use spindle_scsi_spec::reserve::{PrOutList, ReservationType};
 use spindle_scsi_spec::{Asc, FieldError, ListError, Sense};
 
-use super::kind::ReservationType;
 use super::name::NexusName;
 use super::table::{Reservation, ReserveTable};
 /// What a command that was performed has changed, and what follows from it.
@@ -158,7 +158,7 @@ fn register(
         next.unregister(|r| names.contains(&r.nexus));
         // SPC-4 §5.13.11.3: registrants of a registrants-only reservation learn that it went with its holder.
         if let (Some(was), None) = (&table.reservation, &next.reservation)
-            && was.kind.is_registrants_only()
+            && was.kind.admits_registrants()
         {
             change.tell_others(nexus, Asc::RESERVATIONS_RELEASED);
         }
@@ -190,7 +190,7 @@ fn release(table: &ReserveTable, nexus: &NexusName, request: &Request) -> Result
     let mut change = Change::of(table);
     change.table.reservation = None;
     // SPC-4 §5.13.11.2: nobody but the holder had lost or gained anything by the two plain types.
-    if held.kind.is_registrants_only() || held.kind.is_all_registrants() {
+    if held.kind.admits_registrants() {
         change.tell_others(nexus, Asc::RESERVATIONS_RELEASED);
     }
     Ok(Some(change.stored_like(table)))
@@ -291,24 +291,23 @@ fn parse(cdb: &[u8], list: &[u8]) -> Result<Request, Refused> {
             return Err(in_cdb(SERVICE_ACTION));
         }
     };
-    let Some(fields) = list.first_chunk::<24>() else { return Err(check(ListError::Length.into())) };
-    // SPEC_I_PT is not supported (SIP_C is zero); with it the list is longer, so it is looked at first.
-    if fields[20] & 8 != 0 {
+    let list = PrOutList::parse(cdb.action, list).map_err(|e| check(e.into()))?;
+    // SIP_C is nought: other initiator ports cannot be registered.
+    if list.initiator_ports.is_some() {
         return Err(in_list(SPEC_I_PT));
     }
     // SPC-4 §6.16.2: without SPEC_I_PT the list has 24 bytes, neither more nor fewer.
     if cdb.list_bytes != 24 {
         return Err(check(ListError::Length.into()));
     }
-    let word = |at: usize| u64::from_be_bytes(fields[at..at + 8].try_into().expect("eight bytes"));
     Ok(Request {
         action,
         scope: cdb.scope,
         kind: cdb.reservation_type,
-        key: word(0),
-        service_key: word(8),
-        all_ports: fields[20] & 4 != 0,
-        aptpl: fields[20] & 1 != 0,
+        key: list.key,
+        service_key: list.action_key,
+        all_ports: list.all_tg_pt,
+        aptpl: list.aptpl,
     })
 }
 
@@ -333,8 +332,10 @@ fn in_list(at: FieldError) -> Refused {
 
 #[cfg(test)]
 mod tests {
+    use spindle_scsi_spec::reserve::ReservationType as Kind;
+
+    use super::super::REGISTRATIONS_MAX;
     use super::super::name::nexus;
-    use super::super::{REGISTRATIONS_MAX, ReservationType as Kind};
     use super::*;
 
     const CX: OutContext<'_> = OutContext { ports: &[1, 2], can_store: true };
@@ -538,9 +539,11 @@ mod tests {
         assert_eq!(out(cdb(RESERVE, 1, 24), &good[..23]), length, "fewer bytes came than were announced");
         assert_eq!(out(cdb(RESERVE, 1, 25), &[0; 25]), length);
         assert_eq!(out(cdb(RESERVE, 1, 0), &[]), length);
-        let spec_i_pt = list(0, 0xA, 8);
+        let mut spec_i_pt = list(0, 0xA, 8).to_vec();
+        spec_i_pt.extend([0; 4]);
         let wrong = Sense::invalid_field_in_parameter_list(FieldError::bit(20, 3));
-        assert_eq!(out(cdb(REGISTER, 0, 24), &spec_i_pt), wrong);
+        assert_eq!(out(cdb(REGISTER, 0, 28), &spec_i_pt), wrong);
+        assert_eq!(out(cdb(REGISTER_AND_IGNORE, 0, 24), &spec_i_pt[..24]), wrong);
     }
 
     #[test]

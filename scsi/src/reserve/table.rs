@@ -1,6 +1,7 @@
 //! Registrations and the reservation of one logical unit.
 
-use super::kind::ReservationType;
+use spindle_scsi_spec::reserve::ReservationType;
+
 use super::name::NexusName;
 
 /// Registrations one logical unit holds; the next one is refused with INSUFFICIENT REGISTRATION RESOURCES. One
