@@ -17,12 +17,18 @@
 //! sense data.
 #![deny(unsafe_code)]
 
+#[cfg(test)]
+mod bench;
 pub mod channel;
 pub mod channels;
 pub mod device;
 pub mod io;
+pub mod null;
+pub mod ram;
 
 pub use channel::{ChannelSeed, CoreEnv, CoreShared, IoChannel, IoCx, ResetScope};
 pub use channels::{ChannelId, ChannelLoad, Channels};
 pub use device::{Bdev, BdevInfo, OpenError, ResizeError};
 pub use io::{BlockError, BlockIo, IoDone, IoFlags, IoKey, IoResult, Op, Origin, Provisioning};
+pub use null::{NullBdev, NullConfig};
+pub use ram::{RamBdev, RamConfig};
