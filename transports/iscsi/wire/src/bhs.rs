@@ -232,8 +232,12 @@ pub(crate) const fn be32(bhs: &Bhs, at: usize) -> u32 {
 #[inline(always)]
 pub(crate) fn put_start(out: &mut Bhs, opcode: u8, flags: u8, two: [u8; 2], ahs_words: u8, data_len: u32) {
     assert!(data_len <= DATA_LEN_MAX, "a data segment is at most 2^24 - 1 bytes");
-    let len = data_len.to_be_bytes();
-    out[..8].copy_from_slice(&[opcode, flags, two[0], two[1], ahs_words, len[1], len[2], len[3]]);
+    let words = u64::from(opcode) << 56
+        | u64::from(flags) << 48
+        | u64::from(u16::from_be_bytes(two)) << 32
+        | u64::from(ahs_words) << 24
+        | u64::from(data_len);
+    out[..8].copy_from_slice(&words.to_be_bytes());
 }
 
 #[inline(always)]
