@@ -23,6 +23,8 @@ pub mod mode;
 pub mod report;
 
 #[cfg(test)]
+mod conversations;
+#[cfg(test)]
 pub(crate) mod fixture;
 
 use spindle_bdev::BdevInfo;

@@ -27,6 +27,8 @@ mod table;
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+pub(crate) use name::nexus;
 
 pub use access::{Access, AccessMask};
 pub use name::NexusName;

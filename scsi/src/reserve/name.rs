@@ -45,7 +45,7 @@ impl NexusName {
 
 /// Initiator port `n`, at target port 1.
 #[cfg(test)]
-pub(super) fn nexus(n: u8) -> NexusName {
+pub(crate) fn nexus(n: u8) -> NexusName {
     use spindle_scsi_spec::{Emit, TransportId};
 
     let mut room = [0; TransportId::MAX_BYTES];
