@@ -49,7 +49,7 @@ def run(options):
     target = TARGETS[options.target]
     if hasattr(target, "binary") and not target.binary().is_file():
         sys.exit(f"lab: {target.binary()} is missing: cargo build --release, or name it in SPINDLE_BINARY")
-    outcomes = runner.run_all(choose(options.names))
+    outcomes = runner.run_all(choose(options.names), 1 if options.verbose else options.jobs)
     bad = [outcome for outcome in outcomes if outcome.result in ("failed", "hung")]
     if not any(outcome.result == "passed" for outcome in outcomes) and not bad:
         print("lab: nothing was run")
@@ -87,8 +87,7 @@ def doctor(options):
         missing.append("/dev/net/tun")
     if missing:
         print("lab: missing on this host:", ", ".join(missing))
-        print("lab: install the packages that ci/vm/packages names:")
-        print("     apt-get install --no-install-recommends $(sed 's/#.*//' ci/vm/packages)")
+        print("lab: ci/install brings what can be installed (ci/vm/packages)")
         return 1
     print("lab: all that is needed is here")
     return 0
@@ -114,7 +113,8 @@ def main():
     world(c)
     c.add_argument("--seed", default="1", help="of everything that is random")
     c.add_argument("--keep", action="store_true", help="keep output, console, logs and captures of passed ones too")
-    c.add_argument("--verbose", action="store_true", help="print output as it comes")
+    c.add_argument("--jobs", type=int, default=os.cpu_count(), help="scenarios at once (default: one for each CPU)")
+    c.add_argument("--verbose", action="store_true", help="print output as it comes, one at a time")
     c = command("build", build_parts, "make root image and kernel now")
     c.add_argument("--again", action="store_true", help="from today's packages, though nothing changed")
     c = command("shell", shell, "a shell in a guest, with a target beside it")

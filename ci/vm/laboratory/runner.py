@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
 from laboratory import build
 from laboratory.paths import VM, cache
 from laboratory.targets import TARGETS
 from laboratory.world import HUNG
+
+RESULTS = ("passed", "failed", "hung", "skipped")
 
 # An emulated machine is this much slower.
 SLOWER = {"uml": 1, "qemu": 4}
@@ -23,7 +26,7 @@ class Outcome:
 
     name: str
     kind: str
-    result: str  # passed, failed, hung, skipped
+    result: str  # one of RESULTS
     seconds: float = 0
     why: str = ""
 
@@ -42,6 +45,7 @@ def isolated(command):
 
 def sweep(runs):
     """Takes away the big files of runs whose runner was killed."""
+    runs.mkdir(exist_ok=True)
     for scratch in runs.glob("*.*/scratch"):
         owner = scratch.parent.name.rsplit(".", 1)[1]
         if not os.path.exists(f"/proc/{owner}"):
@@ -54,6 +58,7 @@ class Runner:
     def __init__(self, target, kind=None, seed="1", keep=False, verbose=False, nightly=False):
         self.target, self.kind, self.seed = target, kind, seed
         self.keep, self.verbose, self.nightly = keep, verbose, nightly
+        self._running, self._interrupted = set(), False
 
     def skip(self, scenario):
         """Why it cannot run, or nothing."""
@@ -73,9 +78,7 @@ class Runner:
         why = self.skip(scenario)
         if why:
             return Outcome(scenario.name, kind, "skipped", why=why)
-        build.ensure([kind])
         out = cache() / "runs" / f"{scenario.name.replace('/', '.')}.{kind}.{self.target}.{os.getpid()}"
-        sweep(out.parent)
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         timeout = scenario.timeout * SLOWER[kind]
@@ -88,58 +91,69 @@ class Runner:
                 cwd=VM,
                 stdin=subprocess.DEVNULL,
                 stdout=None if self.verbose else output,
-                stderr=subprocess.STDOUT if not self.verbose else None,
+                stderr=None if self.verbose else subprocess.STDOUT,
                 start_new_session=True,
             )
+            self._running.add(process)
             try:
                 code = process.wait(timeout + 45)
             except subprocess.TimeoutExpired:
                 code = HUNG
-            except KeyboardInterrupt:
-                process.kill()
-                process.wait()
-                shutil.rmtree(out)
-                raise
-            finally:
-                # (killing `unshare` kills process 1 of the namespace, and so all)
-                process.kill()
-                process.wait()
-                shutil.rmtree(out / "scratch", ignore_errors=True)
+            end(process)
+            self._running.discard(process)
+        shutil.rmtree(out / "scratch", ignore_errors=True)
         seconds = time.monotonic() - started
+        if code == 0 and not self.keep or self._interrupted:
+            shutil.rmtree(out)
         if code == 0:
-            if not self.keep:
-                shutil.rmtree(out)
             return Outcome(scenario.name, kind, "passed", seconds)
         return Outcome(scenario.name, kind, "hung" if code == HUNG else "failed", seconds, str(out))
 
-    def run_all(self, scenarios):
-        """All of them, one after another; prints as it goes, and gives the outcomes."""
+    def run_all(self, scenarios, jobs=1):
+        """All of them, `jobs` at a time; prints each as it ends, and gives the outcomes."""
+        sweep(cache() / "runs")
+        kinds = {self.kind or scenario.kinds[0] for scenario in scenarios if not self.skip(scenario)}
+        build.ensure(sorted(kinds))
+        started = time.monotonic()
         outcomes = []
-        for scenario in scenarios:
-            if not self.skip(scenario):
-                print(f"{scenario.name:36}", end=" ", flush=True)
-            else:
-                print(f"{scenario.name:36}", end=" ")
-            outcome = self.run(scenario)
-            outcomes.append(outcome)
-            if outcome.result == "skipped":
-                print(f"skipped: {outcome.why}", flush=True)
-            elif outcome.result == "passed":
-                print(f"passed   {outcome.seconds:5.1f} s ({outcome.kind})", flush=True)
-            else:
-                print(f"{outcome.result.upper():8} {outcome.seconds:5.1f} s ({outcome.kind}); kept in {outcome.why}")
-                if not self.verbose:
-                    lines = open(f"{outcome.why}/output", errors="replace").read().splitlines()
-                    print("\n".join(f"    {line}" for line in lines[-40:]), flush=True)
-        counts = {}
-        for outcome in outcomes:
-            counts[outcome.result] = counts.get(outcome.result, 0) + 1
-        total = sum(outcome.seconds for outcome in outcomes)
-        print(f"lab: {', '.join(f'{n} {what}' for what, n in sorted(counts.items()))}; {total:.0f} s")
+        with ThreadPoolExecutor(jobs) as workers:
+            # (the long ones first, so that none is left alone at the end)
+            waiting = [workers.submit(self.run, one) for one in sorted(scenarios, key=lambda one: -one.timeout)]
+            try:
+                for future in as_completed(waiting):
+                    outcomes.append(future.result())
+                    self._tell(outcomes[-1])
+            except KeyboardInterrupt:
+                self._interrupted = True
+                workers.shutdown(wait=False, cancel_futures=True)
+                for process in list(self._running):
+                    end(process)
+                raise
+        counts = {result: sum(outcome.result == result for outcome in outcomes) for result in RESULTS}
+        told = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
+        print(f"RESULT: {told} in {time.monotonic() - started:.0f} s")
         report = cache() / "runs" / "report.json"
-        report.parent.mkdir(exist_ok=True)
         report.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
         return outcomes
+
+    def _tell(self, outcome):
+        line = f"{outcome.name:40} {outcome.result:8}"
+        if outcome.result == "skipped":
+            print(f"{line} {outcome.why}", flush=True)
+            return
+        line += f" {outcome.seconds:5.1f} s  {outcome.kind}"
+        if outcome.result == "passed":
+            print(line, flush=True)
+            return
+        print(f"{line}; kept in {outcome.why}")
+        lines = open(f"{outcome.why}/output", errors="replace").read().splitlines()
+        print("\n".join(f"    {line}" for line in lines[-40:]), flush=True)
+
+
+def end(process):
+    """Ends `unshare`, and so process 1 of its namespace, and so all that is in it."""
+    process.kill()
+    process.wait()
 
 
 def stop_quietly():
