@@ -12,6 +12,9 @@
 //!   engine ◄── IoDone { key, result, data: Sgv } ──────────── channel ◄──
 //! ```
 //!
+//! Devices without a driver: [`RamBdev`], [`NullBdev`]. Decorators put in front of any other: [`FaultBdev`] makes
+//! operations fail, [`DelayBdev`] makes them slow. [`Registry`] knows all devices by name and who uses them.
+//!
 //! Refusal is not failure: a channel whose queue is full hands the very same `BlockIo` back and the caller
 //! keeps it in line. [`BlockError`] is free of any protocol; one function of the mid-level turns it into
 //! sense data.
@@ -21,14 +24,20 @@
 mod bench;
 pub mod channel;
 pub mod channels;
+pub mod delay;
 pub mod device;
+pub mod fault;
 pub mod io;
 pub mod null;
 pub mod ram;
+pub mod registry;
 
 pub use channel::{ChannelSeed, CoreEnv, CoreShared, IoChannel, IoCx, ResetScope};
 pub use channels::{ChannelId, ChannelLoad, Channels};
+pub use delay::{DelayBdev, DelayForm, Delays};
 pub use device::{Bdev, BdevInfo, OpenError, ResizeError};
+pub use fault::{Fault, FaultBdev, FaultRule, Faults, OpSet, RuleId};
 pub use io::{BlockError, BlockIo, IoDone, IoFlags, IoKey, IoResult, Op, Origin, Provisioning};
 pub use null::{NullBdev, NullConfig};
 pub use ram::{RamBdev, RamConfig};
+pub use registry::{Claim, ClaimMode, Registry, RegistryError};
