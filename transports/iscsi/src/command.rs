@@ -1,0 +1,295 @@
+//! Full feature phase: requests by opcode, and the way of a SCSI Command to the mid-level.
+
+use spindle_iscsi_wire::ahs::CommandAhs;
+use spindle_iscsi_wire::bhs::{data_bytes, is_immediate, opcode};
+use spindle_iscsi_wire::{
+    InitiatorOpcode, Itt, NopOut, RejectReason, ScsiCommand, SerialNumber, TaskAttribute, TextRequest,
+    TmfRequest,
+};
+use spindle_mem::Key;
+use spindle_net::Net;
+use spindle_scsi_port::{Admit, Command, Expected, Mid, Outcome, TaskAttr, TaskTag};
+use spindle_scsi_spec::{Lun, Status};
+
+use crate::conn::Conn;
+use crate::rx::Plan;
+use crate::session::{Admission, Parked, SessionState, WINDOW_MAX};
+use crate::task::{Phase, Task};
+use crate::transport::IscsiTransport;
+
+/// The longest CDB: 16 bytes in the header, the rest in an additional header segment.
+const CDB_BYTES_MAX: usize = 16 + 1020;
+/// Commands to wait before a larger window is asked for again after a refusal.
+const GROW_PAUSE: u32 = 256;
+
+impl<N: Net> IscsiTransport<N> {
+    /// A PDU in full feature phase: checks its number, then delivers it.
+    pub(crate) fn dispatch<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Plan {
+        let Some(kind) = InitiatorOpcode::of(&conn.bhs) else {
+            // RFC 7143 §11.17.1: command not supported. Whether it was numbered nobody knows.
+            self.reject(conn, RejectReason::CommandNotSupported);
+            return Plan::DROP;
+        };
+        self.acknowledged(conn);
+        let numbered = !is_immediate(&conn.bhs)
+            && !matches!(
+                kind,
+                InitiatorOpcode::DataOut | InitiatorOpcode::SnackRequest | InitiatorOpcode::LoginRequest
+            );
+        if numbered {
+            let cmd_sn =
+                SerialNumber(u32::from_be_bytes([conn.bhs[24], conn.bhs[25], conn.bhs[26], conn.bhs[27]]));
+            let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key)) else {
+                return Plan::DROP;
+            };
+            match session.admit(cmd_sn) {
+                Admission::Now => {}
+                Admission::Ignore => {
+                    self.counters.ignored_commands += 1;
+                    return Plan::DROP;
+                }
+                Admission::Early => {
+                    // On one connection a gap can only be made by the initiator itself. A request without data
+                    // waits for its turn; one with data would have to be kept whole.
+                    if data_bytes(&conn.bhs) > 0 || session.parked.len() >= WINDOW_MAX as usize {
+                        self.drop_conn(conn, mid);
+                        return Plan::DROP;
+                    }
+                    let parked = Parked { cmd_sn, bhs: conn.bhs, ahs: conn.ahs.clone() };
+                    session.parked.push(parked);
+                    return Plan::DROP;
+                }
+            }
+        }
+        self.deliver(conn, mid)
+    }
+
+    /// A PDU whose turn it is.
+    pub(crate) fn deliver<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Plan {
+        let discovery = conn.session.and_then(|key| self.sessions.get(key)).is_none_or(|s| s.nexus.is_none());
+        if conn.logout.is_some() {
+            // RFC 7143 §11.14: after a logout request nothing more is sent on the connection.
+            self.reject(conn, RejectReason::WaitingForLogout);
+            return Plan::DROP;
+        }
+        match InitiatorOpcode::of(&conn.bhs) {
+            Some(InitiatorOpcode::ScsiCommand) if !discovery => self.scsi_command(conn, mid),
+            Some(InitiatorOpcode::DataOut) if !discovery => self.data_out(conn),
+            Some(InitiatorOpcode::NopOut) => {
+                conn.collected.clear();
+                self.nop_begins(conn, &NopOut::parse(&conn.bhs))
+            }
+            Some(InitiatorOpcode::TmfRequest) if !discovery => {
+                let request = TmfRequest::parse(&conn.bhs);
+                self.tmf_request(conn, &request, mid);
+                Plan::DROP
+            }
+            Some(InitiatorOpcode::TextRequest) => match TextRequest::parse(&conn.bhs) {
+                Ok(_) => {
+                    conn.collected.clear();
+                    Plan::COLLECT
+                }
+                Err(e) => {
+                    self.reject(conn, e.reject_reason());
+                    Plan::DROP
+                }
+            },
+            Some(InitiatorOpcode::LogoutRequest) => {
+                self.logout_request(conn, mid);
+                Plan::DROP
+            }
+            // SNACK needs ErrorRecoveryLevel 1.
+            Some(InitiatorOpcode::SnackRequest) => {
+                self.reject(conn, RejectReason::SnackReject);
+                Plan::DROP
+            }
+            // A login in full feature phase, or anything but text in a discovery session (RFC 7143 §4.3).
+            _ => {
+                self.reject(conn, RejectReason::ProtocolError);
+                Plan::DROP
+            }
+        }
+    }
+
+    /// A PDU that is refused as a whole, but used up its number.
+    pub(crate) fn number_of_refused(&mut self, conn: &mut Conn) {
+        let kind = opcode(&conn.bhs);
+        let numbered = !is_immediate(&conn.bhs)
+            && kind != InitiatorOpcode::DataOut as u8
+            && kind != InitiatorOpcode::SnackRequest as u8;
+        if let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key))
+            && numbered
+        {
+            let b = &conn.bhs;
+            session.mark(SerialNumber(u32::from_be_bytes([b[24], b[25], b[26], b[27]])));
+        }
+    }
+
+    fn acknowledged(&mut self, conn: &mut Conn) {
+        let b = &conn.bhs;
+        let sn = SerialNumber(u32::from_be_bytes([b[28], b[29], b[30], b[31]]));
+        // Only forward, and never beyond what was sent.
+        if sn.in_window(conn.exp_stat_sn, conn.stat_sn) {
+            conn.exp_stat_sn = sn;
+        }
+    }
+
+    fn scsi_command<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Plan {
+        let refuse = |t: &mut Self, conn: &mut Conn, reason| {
+            t.reject(conn, reason);
+            Plan::DROP
+        };
+        let c = match ScsiCommand::parse(&conn.bhs) {
+            Ok(c) => c,
+            Err(e) => return refuse(self, conn, e.reject_reason()),
+        };
+        if let Err(e) = c.check_direction() {
+            return refuse(self, conn, e.reject_reason());
+        }
+        let Some(session_key) = conn.session else { return Plan::DROP };
+        let Some(session) = self.sessions.get(session_key) else { return Plan::DROP };
+        let params = &session.params;
+        // RFC 7143 §11.3.4, §13.10, §13.11, §13.14: what may come without being asked for.
+        let more_follows = c.write && !c.is_final;
+        let unsolicited_max = params.unsolicited_max().min(c.edtl);
+        if (c.data_len > 0 && !params.immediate_data)
+            || (more_follows && params.initial_r2t)
+            || (c.write && c.data_len > params.unsolicited_max())
+            || c.itt == Itt::RESERVED
+        {
+            return refuse(self, conn, RejectReason::ProtocolError);
+        }
+        let Some(nexus) = session.nexus else { return Plan::DROP };
+        if session.find(&self.tasks, c.itt).is_some() {
+            return refuse(self, conn, RejectReason::TaskInProgress);
+        }
+        let mut bidi_read = 0;
+        let mut long = [0u8; CDB_BYTES_MAX];
+        let mut cdb = &c.cdb[..];
+        if !conn.ahs.is_empty() {
+            match CommandAhs::parse(&conn.ahs) {
+                Ok(ahs) => {
+                    // A read length beside a command that is not bidirectional says nothing.
+                    bidi_read = ahs.bidi_read_len.filter(|_| c.read && c.write).unwrap_or(0);
+                    if !ahs.cdb_rest.is_empty() {
+                        let len = 16 + ahs.cdb_rest.len();
+                        long[..16].copy_from_slice(&c.cdb);
+                        long[16..len].copy_from_slice(ahs.cdb_rest);
+                        cdb = &long[..len];
+                    }
+                }
+                Err(e) => return refuse(self, conn, e.reject_reason()),
+            }
+        }
+        let expected = Expected {
+            read: if c.write {
+                bidi_read
+            } else if c.read {
+                c.edtl
+            } else {
+                0
+            },
+            write: if c.write { c.edtl } else { 0 },
+            unsolicited: if more_follows { unsolicited_max } else { c.data_len },
+        };
+        let mut task = Task::new(session_key, conn.id, c.itt, c.lun);
+        task.numbered = !c.immediate;
+        task.unsolicited_open = more_follows;
+        task.unsolicited_max = if more_follows { unsolicited_max } else { c.data_len };
+        task.read_max = expected.read;
+        task.bidirectional = c.read && c.write;
+        let Some(key) = self.new_task(task) else {
+            return self.no_room(conn, &c);
+        };
+        let command = Command {
+            nexus,
+            lun: Lun::from_bytes(c.lun),
+            tag: TaskTag(u64::from(c.itt.0)),
+            cookie: key.bits(),
+            attr: match c.attr {
+                TaskAttribute::Untagged => TaskAttr::Untagged,
+                TaskAttribute::Simple => TaskAttr::Simple,
+                TaskAttribute::Ordered => TaskAttr::Ordered,
+                TaskAttribute::HeadOfQueue => TaskAttr::HeadOfQueue,
+                TaskAttribute::Aca => TaskAttr::Aca,
+            },
+            cdb,
+            expected,
+        };
+        let admit = mid.command(&command);
+        let Some(task) = self.tasks.get_mut(key) else { return Plan::DROP };
+        match admit {
+            Admit::NoData(id) => task.mid = id,
+            Admit::Swallow(id) => (task.mid, task.phase) = (id, Phase::Swallowing),
+            Admit::Wait { task: id, wanted } => {
+                (task.mid, task.phase, task.wanted) = (id, Phase::Waiting, wanted.min(c.edtl));
+                // One of the planted mistakes: what would free memory may stand behind this command.
+                conn.parched = cfg!(feature = "planted-reader-stops");
+            }
+            Admit::Land(id, buf) => {
+                (task.mid, task.phase) = (id, Phase::Receiving);
+                task.wanted = buf.len().min(c.edtl);
+                task.buf = Some(buf);
+            }
+            Admit::Refused => {
+                self.tasks.remove(key);
+                return self.no_room(conn, &c);
+            }
+        }
+        self.count_command(session_key, key, !c.immediate);
+        self.grow_window(session_key, mid);
+        self.plan_data(key, 0, c.data_len)
+    }
+
+    fn count_command(&mut self, session_key: Key<crate::session::Session>, key: Key<Task>, numbered: bool) {
+        if let Some(session) = self.sessions.get_mut(session_key) {
+            session.enlist(&mut self.tasks, key);
+            session.counters.commands += 1;
+            session.in_flight += u32::from(numbered);
+        }
+    }
+
+    /// A row for a task; the oldest sink makes room when there is none.
+    fn new_task(&mut self, task: Task) -> Option<Key<Task>> {
+        match self.tasks.insert(task) {
+            Ok(key) => Some(key),
+            Err(task) => {
+                let (oldest, _) = self.sinks.pop_front()?;
+                self.free_sink(oldest);
+                self.tasks.insert(task).ok()
+            }
+        }
+    }
+
+    /// No slot: only immediate commands come beyond the grant (RFC 7143 §11.17.1: too many immediate
+    /// commands). A numbered one is told TASK SET FULL.
+    fn no_room(&mut self, conn: &mut Conn, c: &ScsiCommand) -> Plan {
+        if c.immediate {
+            self.reject(conn, RejectReason::TooManyImmediate);
+            return Plan::DROP;
+        }
+        let outcome = Outcome { status: Status::TaskSetFull, ..Outcome::GOOD };
+        self.send_status(conn, c.itt, &outcome, 0);
+        Plan::DROP
+    }
+
+    /// Asks for a larger window when the one there is is nearly used up.
+    fn grow_window<M: Mid>(&mut self, key: Key<crate::session::Session>, mid: &mut M) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.granted >= session.window_max || session.in_flight * 4 < session.granted * 3 {
+            return;
+        }
+        if session.grow_after > 0 {
+            session.grow_after -= 1;
+            return;
+        }
+        let Some(nexus) = session.nexus.filter(|_| session.state == SessionState::Open) else { return };
+        let wanted = (session.granted * 2).min(session.window_max);
+        let granted = mid.grant(nexus, wanted).min(WINDOW_MAX);
+        if granted > session.granted {
+            session.granted = granted;
+        } else {
+            session.grow_after = GROW_PAUSE;
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A connection: what it is doing, what to read next.
+
+use std::net::SocketAddr;
+
+use spindle_iscsi_wire::bhs::Digests;
+use spindle_iscsi_wire::{Bhs, Itt, SerialNumber, Ttt};
+use spindle_mem::Key;
+use spindle_net::ConnId;
+use spindle_reactor::Tick;
+
+use crate::digest::Crc32c;
+use crate::login::{Login, LoginDone};
+use crate::session::Session;
+use crate::task::Task;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its name in the Net.
+    pub id: ConnId,
+    /// Where it stands.
+    pub state: ConnState,
+    /// Its session, once there is one.
+    pub session: Option<Key<Session>>,
+    /// The initiator's address.
+    pub peer: SocketAddr,
+    /// The address it used.
+    pub local: SocketAddr,
+    /// Connection identifier.
+    pub cid: u16,
+    /// Digests in force.
+    pub digests: Digests,
+    /// Most bytes of data in a PDU we send.
+    pub max_send: u32,
+    /// Most bytes of data in a PDU we take.
+    pub max_recv: u32,
+    /// Next StatSN.
+    pub stat_sn: SerialNumber,
+    /// What the initiator has acknowledged.
+    pub exp_stat_sn: SerialNumber,
+    /// What is being read.
+    pub rx: Rx,
+    /// Header of the PDU being read.
+    pub bhs: Bhs,
+    /// Its additional header segments.
+    pub ahs: Vec<u8>,
+    /// Data segment of a PDU that is not payload.
+    pub collected: Vec<u8>,
+    /// A text exchange in full feature phase.
+    pub text: Option<TextExchange>,
+    /// A logout that is answered when the session's tasks have ended.
+    pub logout: Option<Itt>,
+    /// Bytes that must be there before anything can be done.
+    pub needed: u32,
+    /// What the Net was told to read ahead.
+    pub ahead: u32,
+    /// Whether the last data segment was large.
+    pub large: bool,
+    /// Planted mistake: reading is stopped because a command found no memory.
+    pub parched: bool,
+    /// Reading is stopped until the peer takes what is queued for it.
+    pub stalled: Option<Stall>,
+    /// In the line of connections with bytes left over by a budget.
+    pub in_line: bool,
+    /// The last PDU came at this moment.
+    pub heard: Tick,
+    /// A NOP-In of ours that is not answered yet, and since when.
+    pub ping: Option<(Ttt, Tick)>,
+    /// It ends at this moment, whatever happens: login limit, logout limit.
+    pub deadline: Option<Tick>,
+    /// The Net has said that it ended; an unfinished landing may come back before that is handled.
+    pub gone: bool,
+}
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub enum ConnState {
+    /// Logging in.
+    Login(Box<Login>),
+    /// Waiting for the session directory.
+    Claiming(Box<Claim>),
+    /// Full feature phase.
+    Full,
+    /// Logged out or failed; nothing more is read.
+    Closing,
+}
+
+/// A login that is over but for the directory's word.
+#[derive(Debug)]
+pub struct Claim {
+    /// What was agreed.
+    pub done: LoginDone,
+    /// The text of the last response.
+    pub text: Vec<u8>,
+    /// Its flags.
+    pub flags: spindle_iscsi_wire::login::LoginFlags,
+}
+
+/// A peer that does not take what is queued for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stall {
+    /// Since when nothing moved.
+    pub since: Tick,
+    /// How much was queued then.
+    pub queued: u32,
+}
+
+/// What is being read.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each connection; a box would cost an allocation a PDU"
+)]
+#[derive(Debug)]
+pub enum Rx {
+    /// A header with what belongs to it.
+    Header,
+    /// A data segment.
+    Segment(Segment),
+}
+
+/// A data segment on its way in.
+#[derive(Debug)]
+pub struct Segment {
+    /// Where it goes.
+    pub sink: Sink,
+    /// The task it belongs to, if any.
+    pub task: Option<Key<Task>>,
+    /// Bytes of data not yet taken.
+    pub left: u32,
+    /// Padding behind it.
+    pub pad: u8,
+    /// A digest stands behind it.
+    pub digest: bool,
+    /// The digest so far; none if it will not be looked at.
+    pub crc: Option<Crc32c>,
+}
+
+/// Where a data segment goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sink {
+    /// Into `Conn::collected`.
+    Collect,
+    /// Into the task's vector, at these offsets.
+    Land(u32, u32),
+    /// Into the task's reserve.
+    Keep,
+    /// Nowhere.
+    Drop,
+}
+
+/// A text exchange that takes several PDUs.
+#[derive(Debug)]
+pub struct TextExchange {
+    /// Its tag.
+    pub itt: Itt,
+    /// The tag we gave it.
+    pub ttt: Ttt,
+    /// What the initiator has said so far.
+    pub input: Vec<u8>,
+    /// What we have still to say.
+    pub output: Vec<u8>,
+}
+
+impl Conn {
+    /// A connection that has just been accepted.
+    pub fn new(id: ConnId, login: Login, now: Tick, login_ms_max: u64) -> Self {
+        Conn {
+            id,
+            peer: login.peer(),
+            local: login.local(),
+            state: ConnState::Login(Box::new(login)),
+            session: None,
+            cid: 0,
+            digests: Digests::default(),
+            max_send: crate::login::LOGIN_TEXT_MAX,
+            max_recv: crate::login::LOGIN_TEXT_MAX,
+            stat_sn: SerialNumber(1),
+            exp_stat_sn: SerialNumber(1),
+            rx: Rx::Header,
+            bhs: [0; 48],
+            ahs: Vec::new(),
+            collected: Vec::new(),
+            text: None,
+            logout: None,
+            needed: 0,
+            ahead: 0,
+            large: false,
+            parched: false,
+            stalled: None,
+            in_line: false,
+            heard: now,
+            ping: None,
+            deadline: Some(now.plus_ms(login_ms_max)),
+            gone: false,
+        }
+    }
+
+    /// Whether bytes are to be read.
+    pub fn is_reading(&self) -> bool {
+        !self.gone
+            && self.stalled.is_none()
+            && !self.parched
+            && matches!(self.state, ConnState::Login(_) | ConnState::Full)
+    }
+
+    /// The segment being read, if it belongs to this task.
+    pub fn segment_of(&mut self, key: Key<Task>) -> Option<&mut Segment> {
+        match &mut self.rx {
+            Rx::Segment(s) if s.task == Some(key) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// Takes the next StatSN.
+    pub fn next_stat_sn(&mut self) -> SerialNumber {
+        let sn = self.stat_sn;
+        self.stat_sn = sn.next();
+        sn
+    }
+}
+
+impl std::fmt::Debug for Crc32c {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Crc32c(..)")
+    }
+}

@@ -1,0 +1,743 @@
+//! All iSCSI connections of one core: the tables, the turn, and [`Transport`] for the shard.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use spindle_iscsi_wire::{LoginStatus, SerialNumber};
+use spindle_mem::{Key, Sgv, Slab};
+use spindle_net::{Close, ConnId, ListenerId, Net, NetError, NetEvent};
+use spindle_reactor::{CoreId, Tick, WakeSet};
+use spindle_scsi_port::{AsyncEvent, Mid, NexusId, PortEffect, Transport};
+
+use crate::config::IscsiConfig;
+use crate::conn::{Conn, ConnState, Rx, Sink};
+use crate::directory::{ConnMsg, Directory};
+use crate::login::Login;
+use crate::portal::Listener;
+use crate::session::{Session, SessionState};
+use crate::task::{Phase, Task};
+use crate::tmf::{Held, TmfSlot};
+
+/// The iSCSI target of one core.
+pub struct IscsiTransport<N: Net> {
+    pub(crate) net: N,
+    pub(crate) core: CoreId,
+    pub(crate) cores: u8,
+    pub(crate) config: Arc<IscsiConfig>,
+    pub(crate) now: Tick,
+    pub(crate) conns: Vec<Option<Box<Conn>>>,
+    pub(crate) sessions: Slab<Session>,
+    pub(crate) tasks: Slab<Task>,
+    pub(crate) tmfs: Slab<TmfSlot>,
+    /// Answers to task management that wait for Data-Out of tags given before.
+    pub(crate) held: Vec<Held>,
+    /// Tasks that only drop data, in the order of their end.
+    pub(crate) sinks: std::collections::VecDeque<(Key<Task>, Tick)>,
+    /// By slot of the nexus.
+    pub(crate) nexuses: Vec<Option<(NexusId, Key<Session>)>>,
+    pub(crate) listeners: Vec<Listener>,
+    /// On core 0 only.
+    pub(crate) directory: Option<Directory>,
+    /// Messages to this core itself.
+    pub(crate) to_self: Vec<ConnMsg>,
+    pub(crate) out: Vec<IscsiOut<N::Socket>>,
+    pub(crate) counters: IscsiCounters,
+    events: Vec<NetEvent<N::Socket>>,
+    line: std::collections::VecDeque<ConnId>,
+    stalled: Vec<ConnId>,
+    sweep_at: Tick,
+    pub(crate) last_tag: u32,
+}
+
+/// What the shard carries out for the transport.
+#[derive(Debug)]
+pub enum IscsiOut<S> {
+    /// A connection was accepted: give it to [`IscsiTransport::adopt`] of the core that shall have it.
+    Accepted {
+        /// The connection.
+        socket: S,
+        /// Through which portal group it came.
+        portal_group: u16,
+        /// The initiator's address.
+        peer: SocketAddr,
+        /// The address it used.
+        local: SocketAddr,
+    },
+    /// A message for the transport of another core: [`IscsiTransport::on_message`].
+    Message {
+        /// Which core.
+        to: CoreId,
+        /// What to tell it.
+        message: ConnMsg,
+    },
+}
+
+/// Events of one core since its start.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct IscsiCounters {
+    /// Connections taken over.
+    pub connections: u64,
+    /// Logins that led to a session.
+    pub logins: u64,
+    /// Logins refused.
+    pub logins_refused: u64,
+    /// Commands ignored because of their number.
+    pub ignored_commands: u64,
+    /// Rejects sent.
+    pub rejects: u64,
+    /// Header digests that were wrong.
+    pub header_digest_errors: u64,
+    /// Data digests that were wrong.
+    pub data_digest_errors: u64,
+    /// Data-Out for tags of tasks that were gone.
+    pub stale_tags: u64,
+    /// Connections ended because the peer was silent, or took nothing.
+    pub timeouts: u64,
+    /// Bytes dropped for tasks that had ended.
+    pub sunk_bytes: u64,
+    /// Bytes of unsolicited data that waited in a reserve.
+    pub reserved_bytes: u64,
+}
+
+/// A session, for people and the control plane.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// TSIH.
+    pub tsih: u16,
+    /// ISID.
+    pub isid: [u8; 6],
+    /// InitiatorName.
+    pub initiator_name: String,
+    /// InitiatorAlias.
+    pub initiator_alias: Option<String>,
+    /// The target's number; none in a discovery session.
+    pub target: Option<u32>,
+    /// Its name.
+    pub target_name: String,
+    /// Target portal group tag.
+    pub portal_group: u16,
+    /// The core.
+    pub core: CoreId,
+    /// The nexus.
+    pub nexus: Option<NexusId>,
+    /// Whether CHAP was done.
+    pub authenticated: bool,
+    /// Commands there is room for.
+    pub window: u32,
+    /// Commands in flight.
+    pub in_flight: u32,
+    /// What was negotiated.
+    pub params: crate::negotiate::Params,
+    /// Counters.
+    pub counters: crate::session::SessionCounters,
+    /// Its connections.
+    pub connections: Vec<ConnInfo>,
+}
+
+/// A connection, for people and the control plane.
+#[derive(Clone, Debug)]
+pub struct ConnInfo {
+    /// Connection identifier.
+    pub cid: u16,
+    /// The initiator's address.
+    pub peer: SocketAddr,
+    /// The address it used.
+    pub local: SocketAddr,
+    /// `login`, `full` or `closing`.
+    pub state: &'static str,
+    /// Header and data digest.
+    pub digests: (bool, bool),
+    /// Next StatSN.
+    pub stat_sn: u32,
+    /// What the initiator has acknowledged.
+    pub exp_stat_sn: u32,
+    /// Bytes waiting to be sent.
+    pub queued_bytes: u32,
+}
+
+/// PDUs of one connection in one go, so that no neighbour starves.
+const PDUS_A_TURN: u32 = 64;
+/// Timers are looked at no more often than this.
+const SWEEP_MS: u64 = 20;
+
+impl<N: Net> IscsiTransport<N> {
+    /// The transport of `core`, one of `cores`.
+    pub fn new(net: N, core: CoreId, cores: u8, config: Arc<IscsiConfig>) -> Self {
+        let limits = &config.limits;
+        // A slot of FFFFh could make a transfer tag that is reserved; slots for sinks come on top.
+        let tasks = (limits.tasks_max as usize).clamp(1, 0xFFFF);
+        let sessions = (limits.sessions_max as usize).clamp(1, 0xFFFF);
+        IscsiTransport {
+            net,
+            core,
+            cores,
+            now: Tick::ZERO,
+            conns: Vec::new(),
+            sessions: Slab::growing(sessions.min(16), sessions),
+            tasks: Slab::new(tasks),
+            tmfs: Slab::growing(16, 4096),
+            held: Vec::new(),
+            sinks: std::collections::VecDeque::new(),
+            nexuses: Vec::new(),
+            listeners: Vec::new(),
+            directory: (core == CoreId(0)).then(Directory::default),
+            to_self: Vec::new(),
+            out: Vec::new(),
+            counters: IscsiCounters::default(),
+            events: Vec::new(),
+            line: std::collections::VecDeque::new(),
+            stalled: Vec::new(),
+            sweep_at: Tick::ZERO,
+            last_tag: 0,
+            config,
+        }
+    }
+
+    /// What the shard has to carry out since the last call.
+    pub fn take_out(&mut self, into: &mut Vec<IscsiOut<N::Socket>>) {
+        into.append(&mut self.out);
+    }
+
+    /// The network below.
+    pub fn net(&self) -> &N {
+        &self.net
+    }
+
+    /// The network below, to change.
+    pub fn net_mut(&mut self) -> &mut N {
+        &mut self.net
+    }
+
+    /// Counters of this core.
+    pub fn counters(&self) -> IscsiCounters {
+        self.counters
+    }
+
+    /// Takes over a connection that was accepted here or on another core.
+    pub fn adopt(
+        &mut self,
+        socket: N::Socket,
+        portal_group: u16,
+        peer: SocketAddr,
+        local: SocketAddr,
+        now: Tick,
+    ) -> Result<ConnId, NetError> {
+        self.now = self.now.max(now);
+        let id = self.net.attach(socket, now)?;
+        let login = Login::new(&self.config, portal_group, peer, local);
+        let conn = Conn::new(id, login, now, self.config.limits.login_ms_max);
+        if self.conns.len() <= id.slot() {
+            self.conns.resize_with(id.slot() + 1, || None);
+        }
+        self.conns[id.slot()] = Some(Box::new(conn));
+        self.counters.connections += 1;
+        self.wake_by(now.plus_ms(self.config.limits.login_ms_max));
+        Ok(id)
+    }
+
+    /// A new configuration: later logins see it; sessions of targets that are gone are asked to log out, and
+    /// dropped after `logout_wait_ms`.
+    pub fn apply(&mut self, config: Arc<IscsiConfig>) {
+        self.config = config;
+        let gone: Vec<Key<Session>> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.target.is_some_and(|id| self.config.target_by_id(id).is_none()))
+            .map(|(key, _)| key)
+            .collect();
+        for key in gone {
+            self.ask_logout(key);
+        }
+    }
+
+    /// Asks the initiators of all sessions of this core to log out: the way to an orderly end.
+    pub fn shut_down(&mut self) {
+        let all: Vec<Key<Session>> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in all {
+            self.ask_logout(key);
+        }
+    }
+
+    /// Sessions of this core.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.sessions.iter().map(|(_, s)| self.session_info(s)).collect()
+    }
+
+    /// How many sessions there are, discovery sessions included.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Commands in flight, for limits and tests.
+    pub fn tasks_in_flight(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// When timers want to be looked at next.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let busy = self.conns.iter().any(Option::is_some);
+        (busy || !self.sinks.is_empty()).then_some(self.sweep_at)
+    }
+
+    fn session_info(&self, s: &Session) -> SessionInfo {
+        let conns = s.connections.iter().filter_map(|id| self.conn(*id));
+        SessionInfo {
+            tsih: s.tsih,
+            isid: s.isid.0,
+            initiator_name: s.initiator_name.clone(),
+            initiator_alias: s.initiator_alias.clone(),
+            target: s.target,
+            target_name: s.target_name.clone(),
+            portal_group: s.portal_group,
+            core: self.core,
+            nexus: s.nexus,
+            authenticated: s.authenticated,
+            window: s.granted,
+            in_flight: s.in_flight,
+            params: s.params.clone(),
+            counters: s.counters,
+            connections: conns
+                .map(|c| ConnInfo {
+                    cid: c.cid,
+                    peer: c.peer,
+                    local: c.local,
+                    state: match c.state {
+                        ConnState::Login(_) | ConnState::Claiming(_) => "login",
+                        ConnState::Full => "full",
+                        ConnState::Closing => "closing",
+                    },
+                    digests: (c.digests.header, c.digests.data),
+                    stat_sn: c.stat_sn.0,
+                    exp_stat_sn: c.exp_stat_sn.0,
+                    queued_bytes: self.net.queued_bytes(c.id),
+                })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn conn(&self, id: ConnId) -> Option<&Conn> {
+        self.conns.get(id.slot())?.as_deref().filter(|c| c.id == id)
+    }
+
+    /// Takes a connection out of its table for as long as it is worked on.
+    pub(crate) fn take_conn(&mut self, id: ConnId) -> Option<Box<Conn>> {
+        let place = self.conns.get_mut(id.slot())?;
+        if place.as_ref().is_some_and(|c| c.id == id) { place.take() } else { None }
+    }
+
+    /// Puts it back.
+    pub(crate) fn put_conn(&mut self, conn: Box<Conn>) {
+        let slot = conn.id.slot();
+        self.conns[slot] = Some(conn);
+    }
+
+    /// The session of a nexus.
+    pub(crate) fn session_of(&self, nexus: NexusId) -> Option<Key<Session>> {
+        let (id, key) = (*self.nexuses.get(usize::from(nexus.slot()))?)?;
+        (id == nexus).then_some(key)
+    }
+
+    /// In line for another go: bytes are left over.
+    pub(crate) fn again(&mut self, conn: &mut Conn) {
+        if !std::mem::replace(&mut conn.in_line, true) {
+            self.line.push_back(conn.id);
+        }
+    }
+
+    fn take_event<M: Mid>(&mut self, event: NetEvent<N::Socket>, mid: &mut M) {
+        match event {
+            NetEvent::Accepted { listener, socket, peer, local } => {
+                self.accepted(listener, socket, peer, local);
+            }
+            NetEvent::Readable(id) => self.receive(id, PDUS_A_TURN, mid),
+            NetEvent::Landed { conn, buf } => self.on_landed(conn, buf, mid),
+            NetEvent::Released { body, .. } => {
+                if let Some(buf) = body.release() {
+                    mid.returned(buf);
+                }
+            }
+            NetEvent::Closed { conn, .. } => self.on_closed(conn, mid),
+        }
+    }
+
+    fn accepted(&mut self, listener: ListenerId, socket: N::Socket, peer: SocketAddr, local: SocketAddr) {
+        // A listener that was closed meanwhile: the connection is dropped with its socket.
+        if let Some(l) = self.listeners.iter().find(|l| l.id == listener) {
+            let portal_group = l.portal_group;
+            self.out.push(IscsiOut::Accepted { socket, portal_group, peer, local });
+        }
+    }
+
+    fn on_landed<M: Mid>(&mut self, id: ConnId, buf: Sgv, mid: &mut M) {
+        let Some(mut conn) = self.take_conn(id) else {
+            // Not a connection of ours any more; the memory still is.
+            mid.returned(buf);
+            return;
+        };
+        self.landed_late(&mut conn, buf, mid);
+        self.receive_from(&mut conn, PDUS_A_TURN, mid);
+        self.put_conn(conn);
+    }
+
+    fn on_closed<M: Mid>(&mut self, id: ConnId, mid: &mut M) {
+        let Some(mut conn) = self.take_conn(id) else { return };
+        conn.gone = true;
+        self.conn_lost(&mut conn, mid);
+    }
+
+    /// The end of a connection for its session, its text, its logout. The connection is out of its table.
+    fn conn_lost<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) {
+        conn.state = ConnState::Closing;
+        if let Some(key) = conn.session.take() {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.connections.retain(|c| *c != conn.id);
+            }
+            self.end_session(key, mid);
+        }
+    }
+
+    /// Ends a session: its tasks are ended by the mid-level, `NexusGone` follows.
+    pub(crate) fn end_session<M: Mid>(&mut self, key: Key<Session>, mid: &mut M) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.state == SessionState::Ending {
+            return;
+        }
+        session.state = SessionState::Ending;
+        session.parked.clear();
+        match session.nexus {
+            Some(nexus) => mid.nexus_lost(nexus),
+            None => self.session_gone(key),
+        }
+    }
+
+    /// The last task of a session has ended.
+    pub(crate) fn session_gone(&mut self, key: Key<Session>) {
+        self.held.retain(|h| h.session != key);
+        let lost: Vec<_> = self.tmfs.iter().filter(|(_, t)| t.session == key).map(|(k, _)| k).collect();
+        for tmf in lost {
+            self.tmfs.remove(tmf);
+        }
+        // Sinks, and nothing else: what the mid-level knew has ended.
+        let sinks: Vec<_> = self.tasks.iter().filter(|(_, t)| t.session == key).map(|(k, _)| k).collect();
+        for task in sinks {
+            self.tasks.remove(task);
+        }
+        let Some(session) = self.sessions.remove(key) else { return };
+        if let Some(nexus) = session.nexus
+            && let Some(place) = self.nexuses.get_mut(usize::from(nexus.slot()))
+            && place.is_some_and(|(id, _)| id == nexus)
+        {
+            *place = None;
+        }
+        for id in session.connections {
+            let Some(mut conn) = self.take_conn(id) else { continue };
+            conn.session = None;
+            self.answer_logout(&mut conn, &session_window(&session.exp_cmd_sn, session.granted));
+            self.close_conn(&mut conn, Close::Graceful);
+            self.put_conn(conn);
+        }
+        self.tell(CoreId(0), ConnMsg::Released { tsih: session.tsih });
+    }
+
+    /// Ends the connection below. A landing comes back first, so that its task has its vector.
+    pub(crate) fn close_conn(&mut self, conn: &mut Conn, how: Close) {
+        self.take_landing_back(conn);
+        conn.state = ConnState::Closing;
+        conn.rx = Rx::Header;
+        conn.deadline = None;
+        conn.stalled = None;
+        self.net.close(conn.id, how);
+    }
+
+    /// The connection cannot go on: protocol error, digest error, silence. Session recovery is all there is at
+    /// ErrorRecoveryLevel 0 (RFC 7143 §7.1.4).
+    pub(crate) fn drop_conn<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) {
+        if matches!(conn.state, ConnState::Closing) {
+            return;
+        }
+        self.close_conn(conn, Close::Abort);
+        self.conn_lost(conn, mid);
+    }
+
+    /// Takes an unfinished landing back into its task.
+    pub(crate) fn take_landing_back(&mut self, conn: &mut Conn) {
+        let Rx::Segment(segment) = &mut conn.rx else { return };
+        let (Sink::Land(..), Some(key)) = (segment.sink, segment.task) else { return };
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        if task.landing
+            && let Some((buf, _)) = self.net.unland(conn.id)
+        {
+            task.landing = false;
+            task.buf = Some(buf);
+        }
+    }
+
+    /// A message for a core.
+    pub(crate) fn tell(&mut self, to: CoreId, message: ConnMsg) {
+        if to == self.core {
+            self.to_self.push(message);
+        } else {
+            self.out.push(IscsiOut::Message { to, message });
+        }
+    }
+
+    fn hear_self<M: Mid>(&mut self, mid: &mut M) {
+        // Each message may cause another; a claim goes round three times at most.
+        while !self.to_self.is_empty() {
+            for message in std::mem::take(&mut self.to_self) {
+                self.on_message(self.core, message, self.now, mid);
+            }
+        }
+    }
+
+    /// Peers that took what was queued for them are read again.
+    fn look_at_stalled<M: Mid>(&mut self, mid: &mut M) {
+        let low = self.config.limits.send_queue_bytes_max / 2;
+        for id in std::mem::take(&mut self.stalled) {
+            let Some(mut conn) = self.take_conn(id) else { continue };
+            let queued = self.net.queued_bytes(id);
+            if conn.stalled.is_none() {
+                // Closed meanwhile.
+            } else if queued <= low {
+                conn.stalled = None;
+                self.net.pause(id, false);
+                self.receive_from(&mut conn, PDUS_A_TURN, mid);
+            } else {
+                self.stalled.push(id);
+            }
+            self.put_conn(conn);
+        }
+    }
+
+    /// Stops reading from a peer that does not take what it asked for.
+    pub(crate) fn stall(&mut self, conn: &mut Conn) {
+        let queued = self.net.queued_bytes(conn.id);
+        if conn.stalled.is_some() || queued <= self.config.limits.send_queue_bytes_max {
+            return;
+        }
+        conn.stalled = Some(crate::conn::Stall { since: self.now, queued });
+        self.net.pause(conn.id, true);
+        self.stalled.push(conn.id);
+        self.wake_by(self.now.plus_ms(self.config.limits.send_stall_ms_max));
+    }
+
+    /// Timers are looked at then, at the latest.
+    pub(crate) fn wake_by(&mut self, at: Tick) {
+        self.sweep_at = self.sweep_at.min(at);
+    }
+
+    /// Timers: logins and logouts that take too long, silent peers, peers that take nothing, sinks.
+    fn sweep<M: Mid>(&mut self, mid: &mut M) {
+        let now = self.now;
+        let mut next = now.plus_ms(60_000);
+        for slot in 0..self.conns.len() {
+            let Some(id) = self.conns[slot].as_ref().map(|c| c.id) else { continue };
+            let Some(mut conn) = self.take_conn(id) else { continue };
+            if let Some(at) = self.sweep_conn(&mut conn, mid) {
+                next = next.min(at);
+            }
+            self.put_conn(conn);
+        }
+        let mut overdue = Vec::new();
+        for (key, session) in self.sessions.iter() {
+            if let SessionState::LogoutAsked(until) = session.state {
+                if now >= until {
+                    overdue.push(key);
+                } else {
+                    next = next.min(until);
+                }
+            }
+        }
+        for key in overdue {
+            self.drop_session(key, mid);
+        }
+        while let Some(&(key, until)) = self.sinks.front() {
+            if until > now {
+                next = next.min(until);
+                break;
+            }
+            self.sinks.pop_front();
+            self.free_sink(key);
+        }
+        if let Some(at) = self.release_held() {
+            next = next.min(at);
+        }
+        self.sweep_at = next.max(now.plus_ms(SWEEP_MS));
+    }
+
+    fn sweep_conn<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Option<Tick> {
+        let now = self.now;
+        let limits = &self.config.limits;
+        let (interval, timeout, stall_ms) =
+            (limits.nop_in_interval_ms, limits.nop_in_timeout_ms, limits.send_stall_ms_max);
+        if let Some(until) = conn.deadline {
+            if now < until {
+                return Some(until);
+            }
+            self.counters.timeouts += 1;
+            if conn.logout.is_some() {
+                self.logout_failed(conn);
+            } else {
+                self.drop_conn(conn, mid);
+            }
+            return None;
+        }
+        if !matches!(conn.state, ConnState::Full) {
+            return None;
+        }
+        if let Some(stall) = &mut conn.stalled {
+            let queued = self.net.queued_bytes(conn.id);
+            if queued < stall.queued {
+                (stall.queued, stall.since) = (queued, now);
+            }
+            let until = stall.since.plus_ms(stall_ms);
+            if now >= until {
+                self.counters.timeouts += 1;
+                self.drop_conn(conn, mid);
+                return None;
+            }
+            return Some(until);
+        }
+        if let Some((_, since)) = conn.ping {
+            let until = since.max(conn.heard).plus_ms(timeout);
+            if now >= until {
+                self.counters.timeouts += 1;
+                self.drop_conn(conn, mid);
+                return None;
+            }
+            return Some(until);
+        }
+        if interval == 0 {
+            return None;
+        }
+        let due = conn.heard.plus_ms(interval);
+        if now < due {
+            return Some(due);
+        }
+        self.ping(conn);
+        Some(now.plus_ms(timeout))
+    }
+
+    /// Asks an initiator to log out; its session is dropped if it does not.
+    pub(crate) fn ask_logout(&mut self, key: Key<Session>) {
+        let wait = self.config.limits.logout_wait_ms;
+        let until = self.now.plus_ms(wait);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.state != SessionState::Open {
+            return;
+        }
+        session.state = SessionState::LogoutAsked(until);
+        let connections = session.connections.clone();
+        self.wake_by(until);
+        for id in connections {
+            let Some(mut conn) = self.take_conn(id) else { continue };
+            self.send_logout_request(&mut conn, wait);
+            self.put_conn(conn);
+        }
+    }
+
+    /// Ends a session and its connections now.
+    pub(crate) fn drop_session<M: Mid>(&mut self, key: Key<Session>, mid: &mut M) {
+        let Some(session) = self.sessions.get(key) else { return };
+        for id in session.connections.clone() {
+            let Some(mut conn) = self.take_conn(id) else { continue };
+            self.drop_conn(&mut conn, mid);
+            self.put_conn(conn);
+        }
+        self.end_session(key, mid);
+    }
+
+    /// Refuses a login and closes, with the reason on the wire.
+    pub(crate) fn refuse(&mut self, conn: &mut Conn, status: LoginStatus) {
+        self.counters.logins_refused += 1;
+        self.send_refusal(conn, status);
+        self.close_conn(conn, Close::Graceful);
+    }
+}
+
+fn session_window(exp: &SerialNumber, granted: u32) -> (SerialNumber, SerialNumber) {
+    (*exp, exp.plus(granted).prev())
+}
+
+impl<N: Net> Transport for IscsiTransport<N> {
+    fn poll<M: Mid>(&mut self, now: Tick, budget: u32, mid: &mut M) -> u32 {
+        self.now = self.now.max(now);
+        let mut events = std::mem::take(&mut self.events);
+        self.net.poll(now, budget, &mut events);
+        let mut done = events.len() as u32;
+        // A connection that ended gives its unfinished landing back before it says so. What landed there is
+        // not whole, and must not pass for it.
+        for event in &events {
+            if let NetEvent::Closed { conn, .. } = event
+                && let Some(Some(c)) = self.conns.get_mut(conn.slot())
+                && c.id == *conn
+            {
+                c.gone = true;
+            }
+        }
+        for event in events.drain(..) {
+            self.take_event(event, mid);
+        }
+        self.events = events;
+        for _ in 0..self.line.len().min(budget.max(1) as usize) {
+            let Some(id) = self.line.pop_front() else { break };
+            if let Some(mut conn) = self.take_conn(id) {
+                conn.in_line = false;
+                self.receive_from(&mut conn, PDUS_A_TURN, mid);
+                self.put_conn(conn);
+            }
+            done += 1;
+        }
+        if !self.stalled.is_empty() {
+            self.look_at_stalled(mid);
+        }
+        if now >= self.sweep_at {
+            self.sweep(mid);
+        }
+        self.hear_self(mid);
+        done
+    }
+
+    fn perform<M: Mid>(&mut self, effect: PortEffect, mid: &mut M) {
+        match effect {
+            PortEffect::Respond { task, cookie, outcome, data, .. } => {
+                self.respond(task, cookie, outcome, data, mid);
+            }
+            PortEffect::Land { task, cookie, buf, .. } => self.on_memory(task, cookie, buf, mid),
+            PortEffect::Revoke { task, cookie, .. } => self.revoke(task, cookie, mid),
+            PortEffect::TmfDone { id, response, .. } => {
+                self.tmf_done(id, response);
+                self.hear_self(mid);
+            }
+            PortEffect::NexusGone { nexus } => {
+                if let Some(key) = self.session_of(nexus) {
+                    self.session_gone(key);
+                }
+                self.hear_self(mid);
+            }
+            PortEffect::Notify { nexus, event: AsyncEvent::LogoutRequest } => {
+                if let Some(key) = self.session_of(nexus) {
+                    self.ask_logout(key);
+                }
+            }
+        }
+    }
+
+    fn flush<M: Mid>(&mut self, now: Tick, _mid: &mut M) {
+        self.now = self.now.max(now);
+        self.net.flush(now);
+    }
+
+    fn arm(&mut self, wake: &mut WakeSet) -> bool {
+        if let Some(at) = self.next_deadline() {
+            wake.at(at);
+        }
+        // Connections that took nothing are looked at in each turn; what they wait for wakes the Net.
+        self.net.arm(wake) && self.line.is_empty() && self.to_self.is_empty() && self.out.is_empty()
+    }
+}
+
+/// A task that is not the mid-level's any more.
+pub(crate) fn is_sink(task: &Task) -> bool {
+    task.phase == Phase::Sink
+}
