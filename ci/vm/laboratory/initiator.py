@@ -125,6 +125,11 @@ class Session:
                 return self.machine.read(f"{folder}/{name}")
         raise KeyError(name)
 
+    def statistics(self):
+        """Counters of the session by name (`tmfcmd_pdus`, `timeout_err`, ...)."""
+        told = self.machine.text("iscsiadm", "-m", "session", "-r", str(self.sid), "-s", quiet=True)
+        return {name: int(value) for name, value in re.findall(r"^\s+(\w+): (\d+)$", told, re.MULTILINE)}
+
     def luns(self):
         """LUNs the kernel has made devices for."""
         found = self.machine.find(f"/sys/class/iscsi_session/session{self.sid}/device/target*/*:*:*:*")

@@ -30,6 +30,11 @@ class Lab:
     def guest(self):
         return self.guests[0]
 
+    def no_task_is_left(self):
+        """Asserts that the target holds no task once nobody works, if it can tell."""
+        if "tasks" in self.target.features:
+            eventually(lambda: not self.target.tasks(), f"no task is left in the target: {self.target.tasks()}", 10)
+
     def volatile_disk(self, mib):
         """A disk whose unflushed writes a power cut may lose."""
         return VolatileDisk(mib, self.seed)

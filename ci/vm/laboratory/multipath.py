@@ -15,7 +15,6 @@ CONF = """defaults {
     no_path_retry 20
     fast_io_fail_tmo 2
     dev_loss_tmo 60
-}
 """
 
 # With several paths a session that fails should hand its I/O over soon.
@@ -25,10 +24,10 @@ QUICK = {"node.session.timeo.replacement_timeout": "2"}
 class Multipath:
     """udevd and multipathd, and the one map over the paths that are logged in."""
 
-    def __init__(self, machine, log, extra=""):
+    def __init__(self, machine, log, defaults=""):
         self.machine = machine
         step(f"multipath on {machine}")
-        machine.put("/etc/multipath.conf", CONF + extra)
+        machine.put("/etc/multipath.conf", CONF + defaults + "}\n")
         machine.run("modprobe -qa dm_multipath dm_service_time dm_round_robin scsi_dh_alua", expect={0, 1})
         machine.run("/lib/systemd/systemd-udevd --daemon; udevadm trigger --subsystem-match=block; udevadm settle")
         self._daemon = machine.start("multipathd", "-d", "-s", log=log)

@@ -35,6 +35,7 @@ class VolatileDisk:
         self._random, self._lock = random.Random(f"{seed}/disk"), threading.Lock()
         self._sock = None
         self.flushes = 0
+        self._stalling, self._stalled = 0, []  # how many more requests stall (-1: all), and those that do
         self._ear = socket.create_server((f"{CONTROL}.1", 0))
         self._port = self._ear.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -46,12 +47,35 @@ class VolatileDisk:
                     f"{CONTROL}.1 {self._port} {device} && blockdev --getsize64 {device}")  # fmt: skip
         return device
 
+    def stall(self, writes=None):
+        """It takes requests and answers none, until `resume`. With `writes`: only so many writes stall, the rest goes on.
+
+        Nobody can take a stalled write back: it reaches the disk when it goes on, over whatever was written meanwhile.
+        """
+        step("the disk stalls" if writes is None else f"{writes} writes stall in the disk")
+        with self._lock:
+            self._stalling = -1 if writes is None else writes
+
+    def stalled(self):
+        """How many requests stall now."""
+        with self._lock:
+            return len(self._stalled)
+
+    def resume(self):
+        step("the disk goes on")
+        with self._lock:
+            self._stalling = 0
+            late, self._stalled = self._stalled, []
+            for sock, request in late:
+                self._execute(sock, *request)
+
     def cut_power(self):
         """What was not flushed is kept or lost, block by block. The guest must be dead already."""
         with self._lock:
             if self._sock:
                 self._sock.close()
                 self._sock = None
+            self._stalling, self._stalled = 0, []
             lost = 0
             for block, data in sorted(self._pending.items()):
                 if self._random.random() < 0.5:
@@ -108,21 +132,29 @@ class VolatileDisk:
             if magic != REQUEST_MAGIC or kind == DISCONNECT:
                 return
             data = _exactly(sock, length) if kind == WRITE else b""
-            answer, error = b"", 0
+            request = (flags, kind, handle, offset, length, data)
             with self._lock:
                 if sock is not self._sock:
                     return
-                if kind in (READ, WRITE, TRIM) and offset + length > self.size:
-                    error = 22
-                elif kind == READ:
-                    answer = bytes(self._now[offset : offset + length])
-                elif kind in (WRITE, TRIM):
-                    self._write(offset, data if kind == WRITE else bytes(length), flags & FUA)
-                elif kind == FLUSH:
-                    self.flushes += 1
-                    for block in list(self._pending):
-                        self._settle(block)
-            sock.sendall(struct.pack(">IIQ", REPLY_MAGIC, error, handle) + answer)
+                if self._stalling < 0 or (self._stalling and kind == WRITE):
+                    self._stalling -= self._stalling > 0
+                    self._stalled.append((sock, request))
+                else:
+                    self._execute(sock, *request)
+
+    def _execute(self, sock, flags, kind, handle, offset, length, data):
+        answer, error = b"", 0
+        if kind in (READ, WRITE, TRIM) and offset + length > self.size:
+            error = 22
+        elif kind == READ:
+            answer = bytes(self._now[offset : offset + length])
+        elif kind in (WRITE, TRIM):
+            self._write(offset, data if kind == WRITE else bytes(length), flags & FUA)
+        elif kind == FLUSH:
+            self.flushes += 1
+            for block in list(self._pending):
+                self._settle(block)
+        sock.sendall(struct.pack(">IIQ", REPLY_MAGIC, error, handle) + answer)
 
     def _write(self, offset, data, fua):
         self._now[offset : offset + len(data)] = data

@@ -42,3 +42,26 @@ def path_fails_and_returns(lab):
     journal.finish()
     journal.verify()
     figures(verify.wait(60))
+
+
+@scenario(topology=TWO_PATHS, timeout=60, needs={"persistent-reservations", "read-full-status"})
+def persistent_reservation_through_the_map(lab):
+    """mpathpersist registers every path with one key, reserves, and a path that comes back is registered again."""
+    iqn = lab.serve()
+    for portal in lab.portals():
+        lab.initiator().login(iqn, portal, settings=QUICK).disk(1)
+    multipath = Multipath(lab.guest, lab.out / "multipathd.log", "    reservation_key 0xabc\n")
+    multipath.wait_for_active(2)
+    path = multipath.disk.path
+    lab.guest.run("mpathpersist", "--out", "--register", "--param-sark=0xabc", path)
+    lab.guest.run("mpathpersist", "--out", "--reserve", "--param-rk=0xabc", "--prout-type=5", path)
+    shown = lab.guest.text("mpathpersist", "--in", "-k", path)
+    assert shown.count("0xabc") == 2, f"both paths are registered: {shown}"
+    verify_with_fio(multipath.disk, size="8M")
+    lab.port(segment=0).cut()
+    multipath.wait_for_active(1)
+    lab.port(segment=0).restore()
+    multipath.wait_for_active(2)
+    verify_with_fio(multipath.disk, size="8M")
+    lab.guest.run("mpathpersist", "--out", "--release", "--param-rk=0xabc", "--prout-type=5", path)
+    lab.guest.run("mpathpersist", "--out", "--clear", "--param-rk=0xabc", path)
