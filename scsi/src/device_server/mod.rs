@@ -14,6 +14,7 @@
 //! home core, on the whole parameter list, by functions that take the old policy and return the new one with
 //! what must be told to others.
 
+pub mod disk;
 pub mod table;
 
 pub mod capacity;

@@ -1,0 +1,155 @@
+//! The gate of a logical unit on one core: the latch that keeps tasks from starting for a moment.
+//!
+//! It stands before execution, not before arrival: a task that is still receiving data is outside and meets
+//! it later (state `Blocked`). The home core closes and opens the gates of all members; one unit has one
+//! closing at a time, in order of arrival, and whoever holds a closed gate asks for no other, so nothing can
+//! wait in a circle.
+
+use spindle_reactor::CoreId;
+
+use crate::device_server::Exec;
+use crate::engine::Engine;
+use crate::message::{AbortSet, News, Scope, ScsiMsg, Whom};
+use crate::reserve::NexusName;
+use crate::task::{AbortCause, NO_ITL, Slot, Task, TaskState, flag};
+use crate::task_manager::{Then, Whose};
+
+/// Whether tasks may start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gate {
+    /// All may.
+    Open,
+    /// The unit's policy is not known here yet: none may.
+    Joining,
+    /// Those of the scope may not.
+    Closed {
+        /// Which closing.
+        epoch: u32,
+        /// Which tasks.
+        scope: Scope,
+    },
+}
+
+impl Gate {
+    /// Nothing stands in anybody's way.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        *self == Gate::Open
+    }
+
+    /// Whether this task has to wait.
+    pub fn stops(&self, task: &Task) -> bool {
+        match self {
+            Gate::Open => false,
+            Gate::Joining => true,
+            Gate::Closed { scope, .. } => !task.has(flag::HOLDS_GATE) && touches(task, *scope),
+        }
+    }
+}
+
+/// Whether a task that runs would disturb what the gate was closed for.
+pub fn touches(task: &Task, scope: Scope) -> bool {
+    match scope {
+        // Those that only describe look at one snapshot or the other, and requests to the home stand in its line.
+        Scope::All => !task.row.exec.describes() && !task.row.exec.asks_home(),
+        Scope::Blocks { lba, end } => {
+            task.row.exec.writes_medium()
+                // UNMAP has several ranges, known only when its list is in.
+                && (matches!(task.row.exec, Exec::Unmap)
+                    || (task.lba < end && lba < task.lba.saturating_add(u64::from(task.blocks))))
+        }
+    }
+}
+
+impl Engine {
+    /// The home closes the gate.
+    pub(crate) fn gate_close(
+        &mut self,
+        slot: u16,
+        home: CoreId,
+        epoch: u32,
+        scope: Scope,
+        abort: Option<Box<AbortSet>>,
+    ) {
+        debug_assert_eq!(home, self.lu(slot).home);
+        self.lu_mut(slot).gate = Gate::Closed { epoch, scope };
+        // Those that execute and are not ended have to leave by themselves.
+        let (whose, except, cause, asker) = match abort.map(|abort| *abort) {
+            None => (Whose::Nobody, None, AbortCause::ClearTaskSet, None),
+            Some(AbortSet { cause, nexuses, asker, except }) => {
+                let named = |name: &NexusName| {
+                    let found = self.nexuses.iter().position(|n| n.up && n.name == *name);
+                    found.map(|at| at as u16)
+                };
+                let asker = named(&asker);
+                let whose = match nexuses {
+                    None => Whose::Unit(slot),
+                    Some(names) => {
+                        Whose::UnitOf { lu: slot, nexuses: names.iter().filter_map(named).collect() }
+                    }
+                };
+                let except = except.and_then(|(core, task)| (core == self.cfg.core).then_some(task));
+                (whose, except, cause, asker)
+            }
+        };
+        let stays = |nexus: u16| match &whose {
+            Whose::Unit(_) => false,
+            Whose::UnitOf { nexuses, .. } => !nexuses.contains(&nexus),
+            _ => true,
+        };
+        let drained: Vec<Slot> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| {
+                task.state() == TaskState::Executing
+                    && task.itl != NO_ITL
+                    && task.lu == slot
+                    && touches(task, scope)
+                    && stays(task.nexus)
+            })
+            .map(|(task, _)| task)
+            .collect();
+        for task in &drained {
+            self.tasks.hot(*task).flags |= flag::DRAINED;
+        }
+        let then = Then::GateClosed { lu: slot, epoch };
+        self.abort_all_and_drain(whose, except, cause, asker, then, drained.len() as u32);
+    }
+
+    /// All that had to leave has left.
+    pub(crate) fn gate_is_closed(&mut self, slot: u16, epoch: u32) {
+        let shard = self.lu(slot);
+        let (lu, home) = (shard.lu, shard.home);
+        self.post(home, ScsiMsg::Closed { lu, epoch });
+    }
+
+    /// A new policy is in force.
+    pub(crate) fn gate_publish(&mut self, slot: u16, home: CoreId, epoch: u32, news: News) {
+        self.take_policy(slot, news.policy);
+        for (whom, asc) in news.attentions {
+            for itl in self.lu(slot).itls.clone() {
+                let itl = &mut self.itls[usize::from(itl)];
+                let name = &self.nexuses[usize::from(itl.nexus)].name;
+                let told = match &whom {
+                    Whom::All => true,
+                    Whom::Except(other) => name != other,
+                    Whom::One(one) => name == one,
+                };
+                if told {
+                    itl.attentions.post(asc);
+                }
+            }
+        }
+        let lu = self.lu(slot).lu;
+        self.post(home, ScsiMsg::Acked { lu, epoch });
+    }
+
+    /// The home opens the gate.
+    pub(crate) fn gate_open(&mut self, slot: u16, _epoch: u32) {
+        let shard = self.lu_mut(slot);
+        if let Gate::Closed { .. } = shard.gate {
+            shard.gate = Gate::Open;
+            self.release_blocked(slot);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! A logical unit on one core: what the way of a command looks at, and how units come and go.
+
+use std::sync::Arc;
+
+use spindle_bdev::{BdevInfo, ChannelId};
+use spindle_mem::ShareId;
+use spindle_reactor::CoreId;
+use spindle_scsi_spec::Asc;
+
+use crate::config::{LuId, LuIdentity, LuSpec};
+use crate::device_server::mode::ModePages;
+use crate::effects::ControlEvent;
+use crate::engine::Engine;
+use crate::gate::Gate;
+use crate::home::LuHome;
+use crate::message::{Policy, ScsiMsg};
+use crate::reserve::{ReserveTable, persist};
+use crate::task::Line;
+use crate::task_set::TaskSet;
+
+/// One core's share of a logical unit.
+pub struct LuShard {
+    /// Its number.
+    pub lu: LuId,
+    /// The channel to its device.
+    pub channel: ChannelId,
+    /// Size and abilities of the device.
+    pub info: BdevInfo,
+    /// Names.
+    pub identity: LuIdentity,
+    /// Who owns its policy.
+    pub home: CoreId,
+    /// Under whose name its memory is counted.
+    pub share: ShareId,
+    /// One task set for all.
+    pub tst_shared: bool,
+    /// Writes are refused whoever asks (by configuration).
+    pub write_protect: bool,
+    /// There is a place to store reservations and mode pages.
+    pub can_store: bool,
+    /// Logical block length as a power of two.
+    pub shift: u8,
+    /// Reads go down without a buffer.
+    pub lends: bool,
+    /// The device may lose completed writes, and the mode pages promise that it does not (WCE 0).
+    pub write_through: bool,
+    /// Writes are refused: by device, configuration, or SWP.
+    pub protected: Option<Asc>,
+    /// Largest transfer in blocks.
+    pub transfer_blocks_max: u32,
+    /// Largest vector of the pool.
+    pub buffer_bytes_max: u32,
+    /// Whether tasks may start.
+    pub gate: Gate,
+    /// Tasks that wait for it to open.
+    pub blocked: Line,
+    /// The task set of all, under TST 000b.
+    pub set: TaskSet,
+    /// Mode pages and reservations, as this core knows them.
+    pub policy: Policy,
+    /// Sense data in descriptor format (D_SENSE).
+    pub descriptor_sense: bool,
+    /// Aborted tasks of others are told (TAS).
+    pub tells_aborted: bool,
+    /// Tasks alive.
+    pub tasks: u32,
+    /// I_T_L nexuses.
+    pub itls: Vec<u16>,
+    /// Where we stand with the home.
+    pub member: Membership,
+    /// It is to go as soon as nobody uses it.
+    pub closing: bool,
+    /// Counters.
+    pub stats: LuStats,
+    /// Its policy, if this is the home core.
+    pub at_home: Option<Box<LuHome>>,
+}
+
+/// What a core's memory allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Largest transfer of one command.
+    pub transfer_bytes_max: u32,
+    /// Largest vector that the pool can ever give.
+    pub buffer_bytes_max: u32,
+}
+
+/// Where a core stands with a unit's home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Membership {
+    /// Not a member.
+    Out,
+    /// `Join` is on its way.
+    Joining,
+    /// A member.
+    In,
+    /// `Leave` is on its way.
+    Leaving,
+}
+
+/// Counters of a unit on one core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LuStats {
+    /// READ commands ended.
+    pub reads: u64,
+    /// WRITE commands ended.
+    pub writes: u64,
+    /// Other commands ended.
+    pub others: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Operations that the device failed.
+    pub errors: u64,
+    /// Tasks that found the gate closed.
+    pub blocked: u64,
+}
+
+impl LuShard {
+    fn new(spec: LuSpec, limits: Limits, at_home: bool, share: ShareId) -> LuShard {
+        let mut modes = ModePages::new(&spec.info, spec.tst_shared);
+        if let Some(saved) = &spec.saved_modes {
+            modes.restore(saved);
+        }
+        let reserve = match &spec.saved_reservations {
+            Some(saved) => persist::decode(saved, &spec.info.uuid).unwrap_or_default(),
+            None => ReserveTable::new(),
+        };
+        let policy = Policy { modes: Arc::new(modes), reserve: Arc::new(reserve) };
+        let mut lu = LuShard {
+            lu: spec.lu,
+            channel: spec.channel,
+            identity: spec.identity,
+            home: spec.home,
+            share,
+            tst_shared: spec.tst_shared,
+            write_protect: spec.write_protect,
+            can_store: spec.can_store,
+            shift: 9,
+            lends: false,
+            write_through: false,
+            protected: None,
+            transfer_blocks_max: 0,
+            buffer_bytes_max: 0,
+            gate: Gate::Joining,
+            blocked: Line::default(),
+            set: TaskSet::default(),
+            descriptor_sense: false,
+            tells_aborted: false,
+            tasks: 0,
+            itls: Vec::new(),
+            member: Membership::Out,
+            closing: false,
+            stats: LuStats::default(),
+            at_home: at_home.then(|| Box::new(LuHome::new(policy.clone()))),
+            policy,
+            info: spec.info,
+        };
+        lu.refresh(limits);
+        lu
+    }
+
+    /// Works out again what hangs on device and policy, so that commands need not.
+    pub fn refresh(&mut self, limits: Limits) {
+        debug_assert!(self.info.block_bytes.is_power_of_two(), "logical blocks of 512 or 4,096 bytes");
+        self.shift = self.info.block_bytes.trailing_zeros() as u8;
+        self.lends = self.info.lends;
+        let device_max = if self.info.transfer_max == 0 { u32::MAX } else { self.info.transfer_max };
+        self.transfer_blocks_max = device_max.min(limits.transfer_bytes_max >> self.shift);
+        self.buffer_bytes_max = limits.buffer_bytes_max;
+        let modes = &self.policy.modes;
+        self.write_through = self.info.write_cache && !modes.wce();
+        self.descriptor_sense = modes.d_sense();
+        self.tells_aborted = modes.tas();
+        self.protected = if self.info.read_only || self.write_protect {
+            Some(Asc::WRITE_PROTECTED)
+        } else if modes.swp() {
+            // SPC-4 §7.5.8: software write protect has a code of its own.
+            Some(Asc::SOFTWARE_WRITE_PROTECTED)
+        } else {
+            None
+        };
+    }
+}
+
+impl Engine {
+    #[inline]
+    pub(crate) fn lu(&self, slot: u16) -> &LuShard {
+        self.lus[usize::from(slot)].as_ref().expect("a unit stays while anything refers to its slot")
+    }
+
+    #[inline]
+    pub(crate) fn lu_mut(&mut self, slot: u16) -> &mut LuShard {
+        self.lus[usize::from(slot)].as_mut().expect("a unit stays while anything refers to its slot")
+    }
+
+    /// A unit is there from now on; `set_lun_map` makes it visible. Called on every core, home first or last.
+    pub fn open_lu(&mut self, spec: LuSpec) {
+        assert!(!self.lu_slots.contains_key(&spec.lu), "logical unit {} is open already", spec.lu.0);
+        let slot = self.lus.iter().position(Option::is_none).unwrap_or(self.lus.len());
+        assert!(slot < usize::from(u16::MAX), "logical units have 16 bits on a core");
+        let (lu, at_home) = (spec.lu, spec.home == self.cfg.core);
+        let shard = LuShard::new(spec, self.limits, at_home, self.share_of(slot));
+        if slot == self.lus.len() {
+            self.lus.push(None);
+        }
+        self.lus[slot] = Some(Box::new(shard));
+        self.lu_slots.insert(lu, slot as u16);
+        self.settle();
+    }
+
+    /// The pool has a limited number of shares; units beyond that are counted together.
+    fn share_of(&self, slot: usize) -> ShareId {
+        ShareId(u16::try_from(slot + 1).ok().filter(|share| *share < self.cfg.shares).unwrap_or(0))
+    }
+
+    /// A unit is to go: commands find it no longer, tasks drain, then `ControlEvent::LuClosed` follows. Take it
+    /// out of the LUN maps first, so that initiators hear of it.
+    pub fn close_lu(&mut self, lu: LuId) {
+        if let Some(&slot) = self.lu_slots.get(&lu) {
+            self.lu_mut(slot).closing = true;
+            for itl in self.lu(slot).itls.clone() {
+                self.itl_ends(itl);
+            }
+            self.lu_try_close(slot);
+        }
+        self.settle();
+    }
+
+    /// Device or identity have changed. Raises CAPACITY DATA HAS CHANGED or INQUIRY DATA HAS CHANGED for every
+    /// nexus of this core.
+    pub fn lu_changed(&mut self, lu: LuId, info: BdevInfo, identity: Option<LuIdentity>) {
+        let Some(&slot) = self.lu_slots.get(&lu) else { return };
+        let limit = self.limits;
+        let shard = self.lu_mut(slot);
+        let resized = shard.info.blocks != info.blocks || shard.info.block_bytes != info.block_bytes;
+        let renamed = identity.as_ref().is_some_and(|new| *new != shard.identity);
+        shard.info = info;
+        if let Some(identity) = identity {
+            shard.identity = identity;
+        }
+        shard.refresh(limit);
+        for itl in shard.itls.clone() {
+            let attentions = &mut self.itls[usize::from(itl)].attentions;
+            if resized {
+                attentions.post(Asc::CAPACITY_DATA_HAS_CHANGED);
+            }
+            if renamed {
+                attentions.post(Asc::INQUIRY_DATA_HAS_CHANGED);
+            }
+        }
+        self.settle();
+    }
+
+    /// This core has an I_T_L nexus to the unit: it must know the policy before a task may start.
+    pub(crate) fn lu_join(&mut self, slot: u16) {
+        let shard = self.lu_mut(slot);
+        if matches!(shard.member, Membership::Out | Membership::Leaving) {
+            shard.member = Membership::Joining;
+            shard.gate = Gate::Joining;
+            let (lu, home) = (shard.lu, shard.home);
+            self.post(home, ScsiMsg::Join { lu });
+        }
+    }
+
+    /// The last I_T_L nexus may be gone.
+    pub(crate) fn lu_leave(&mut self, slot: u16) {
+        let shard = self.lu_mut(slot);
+        if shard.itls.is_empty() && shard.member == Membership::In {
+            shard.member = Membership::Leaving;
+            let (lu, home) = (shard.lu, shard.home);
+            self.post(home, ScsiMsg::Leave { lu });
+        }
+        self.lu_try_close(slot);
+    }
+
+    pub(crate) fn on_joined(&mut self, slot: u16, policy: Policy) {
+        let shard = self.lu_mut(slot);
+        if shard.member != Membership::Joining {
+            return;
+        }
+        shard.member = Membership::In;
+        self.take_policy(slot, policy);
+        self.lu_mut(slot).gate = Gate::Open;
+        self.release_blocked(slot);
+        self.lu_leave(slot);
+    }
+
+    pub(crate) fn on_left(&mut self, slot: u16) {
+        let shard = self.lu_mut(slot);
+        if shard.member == Membership::Leaving {
+            shard.member = Membership::Out;
+        }
+        self.lu_try_close(slot);
+    }
+
+    /// A policy is in force on this core.
+    pub(crate) fn take_policy(&mut self, slot: u16, policy: Policy) {
+        let limit = self.limits;
+        let shard = self.lu_mut(slot);
+        shard.policy = policy;
+        shard.refresh(limit);
+        for itl in shard.itls.clone() {
+            let nexus = usize::from(self.itls[usize::from(itl)].nexus);
+            let access = self.lu(slot).policy.reserve.access_of(&self.nexuses[nexus].name);
+            self.itls[usize::from(itl)].access = access;
+        }
+    }
+
+    /// A unit that is to go, goes as soon as no task, no nexus and no other core needs it.
+    pub(crate) fn lu_try_close(&mut self, slot: u16) {
+        let Some(shard) = &self.lus[usize::from(slot)] else { return };
+        let idle = shard.closing
+            && shard.tasks == 0
+            && shard.itls.is_empty()
+            && shard.member == Membership::Out
+            && shard.at_home.as_ref().is_none_or(|home| home.is_idle());
+        if idle {
+            let lu = shard.lu;
+            self.lus[usize::from(slot)] = None;
+            self.lu_slots.remove(&lu);
+            self.fx.control.push(ControlEvent::LuClosed { lu });
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! I_T nexuses and I_T_L nexuses: who is connected, what each sees, and what waits for it.
+
+use std::sync::Arc;
+
+use spindle_mem::Sgv;
+use spindle_scsi_port::{NexusId, NexusInfo, PortEffect, Refusal, TransportKind};
+use spindle_scsi_spec::Asc;
+
+use crate::device_server::TargetPort;
+use crate::engine::Engine;
+use crate::message::{Request, RequestKind, ScsiMsg, Ticket};
+use crate::reserve::{AccessMask, NexusName};
+use crate::task::{AbortCause, NO_ITL, NONE, Slot};
+use crate::task_set::TaskSet;
+use crate::unit_attention::Attentions;
+
+/// A session: one initiator port at one target port.
+pub struct Nexus {
+    /// Tells it from earlier holders of the slot.
+    pub generation: u8,
+    /// In use.
+    pub up: bool,
+    /// The session has ended; its tasks are ending.
+    pub lost: bool,
+    /// Both ends, as the transport gave them.
+    pub info: Arc<NexusInfo>,
+    /// Both ends, as reservations know them.
+    pub name: NexusName,
+    /// The target's ports, for VPD pages.
+    pub ports: Vec<TargetPort>,
+    /// I_T_L nexus of each LUN ([`NO_ITL`]: none).
+    pub luns: Vec<u16>,
+    /// Its tasks.
+    pub first_task: Slot,
+    /// How many.
+    pub tasks: u32,
+    /// How many it was promised.
+    pub granted: u32,
+    /// Replies of homes it waits for before it is gone.
+    pub parts: u32,
+    /// Counters.
+    pub stats: NexusStats,
+}
+
+/// Counters of a nexus.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NexusStats {
+    /// Commands received.
+    pub commands: u64,
+    /// Commands that ended in CHECK CONDITION.
+    pub checks: u64,
+    /// Bytes sent to the initiator.
+    pub read_bytes: u64,
+    /// Bytes received from it.
+    pub write_bytes: u64,
+    /// Task management functions.
+    pub tmfs: u64,
+}
+
+/// A nexus and one logical unit it sees.
+pub struct Itl {
+    /// In use.
+    pub up: bool,
+    /// Its LUN is mapped no longer; the last task takes it along.
+    pub gone: bool,
+    /// Slot of the nexus.
+    pub nexus: u16,
+    /// The unit on this core.
+    pub lu: u16,
+    /// The LUN.
+    pub lun: u16,
+    /// Writes are refused by the map.
+    pub read_only: bool,
+    /// What reservations allow it.
+    pub access: AccessMask,
+    /// Unit attentions that wait.
+    pub attentions: Attentions,
+    /// Its task set under TST 001b.
+    pub set: TaskSet,
+    /// Tasks alive.
+    pub tasks: u32,
+}
+
+impl Itl {
+    fn new(nexus: u16, lu: u16, lun: u16, read_only: bool) -> Itl {
+        Itl {
+            up: true,
+            gone: false,
+            nexus,
+            lu,
+            lun,
+            read_only,
+            access: AccessMask::ALL,
+            attentions: Attentions::default(),
+            set: TaskSet::default(),
+            tasks: 0,
+        }
+    }
+}
+
+/// TransportID of the initiator port (SPC-4 §7.6.4.6, format 01b: name, separator and ISID).
+pub fn transport_id(info: &NexusInfo) -> Vec<u8> {
+    match info.transport {
+        TransportKind::Iscsi => {
+            let mut text = info.initiator_name.as_bytes().to_vec();
+            text.extend_from_slice(b",i,0x");
+            for byte in info.initiator_session {
+                for nibble in [byte >> 4, byte & 15] {
+                    text.push(b"0123456789abcdef"[nibble as usize]);
+                }
+            }
+            text.push(0);
+            text.resize(text.len().next_multiple_of(4).max(20), 0);
+            let mut id = vec![0x45, 0];
+            id.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
+            id.extend(text);
+            id
+        }
+    }
+}
+
+fn port_of(info: &NexusInfo) -> TargetPort {
+    let name = match info.transport {
+        TransportKind::Iscsi => format!("{},t,0x{:04x}", info.target_name, info.target_port),
+    };
+    TargetPort { relative: info.target_port, group: 0, name }
+}
+
+impl Engine {
+    /// The slot of a nexus that is up, unless the name is stale.
+    #[inline]
+    pub(crate) fn nexus_slot(&self, id: NexusId) -> Option<u16> {
+        let nexus = self.nexuses.get(usize::from(id.slot()))?;
+        (nexus.up && !nexus.lost && nexus.generation == id.generation() && id.core() == self.cfg.core.0)
+            .then_some(id.slot())
+    }
+
+    pub(crate) fn nexus_id(&self, slot: u16) -> NexusId {
+        NexusId::new(self.cfg.core.0, slot, self.nexuses[usize::from(slot)].generation)
+    }
+
+    pub(crate) fn nexus_begins(&mut self, info: Box<NexusInfo>) -> Result<NexusId, Refusal> {
+        let free = self.tasks.capacity().saturating_sub(self.cfg.immediate_share + self.granted);
+        if free < self.cfg.window_min {
+            return Err(Refusal::NoRoom);
+        }
+        let (info, name) = {
+            let name = NexusName::new(&transport_id(&info), &info.target_name, info.target_port);
+            (Arc::from(info), name)
+        };
+        let slot = match self.nexuses.iter().position(|n| !n.up) {
+            Some(slot) => slot,
+            None if self.nexuses.len() < usize::from(self.cfg.nexuses_max) => {
+                self.nexuses.push(Nexus {
+                    generation: 0,
+                    up: false,
+                    lost: false,
+                    info: Arc::clone(&info),
+                    name: name.clone(),
+                    ports: Vec::new(),
+                    luns: Vec::new(),
+                    first_task: NONE,
+                    tasks: 0,
+                    granted: 0,
+                    parts: 0,
+                    stats: NexusStats::default(),
+                });
+                self.nexuses.len() - 1
+            }
+            None => return Err(Refusal::NoRoom),
+        };
+        let window = self.cfg.window_min;
+        let nexus = &mut self.nexuses[slot];
+        nexus.generation = nexus.generation.wrapping_add(1);
+        nexus.up = true;
+        nexus.lost = false;
+        nexus.ports = vec![port_of(&info)];
+        nexus.info = info;
+        nexus.name = name;
+        nexus.luns.clear();
+        nexus.granted = window;
+        nexus.stats = NexusStats::default();
+        self.granted += window;
+        self.promised += window;
+        let slot = slot as u16;
+        let map = self.nexuses[usize::from(slot)].info.lun_map;
+        for entry in self.maps.get(&map).cloned().unwrap_or_default() {
+            if let Some(&lu) = self.lu_slots.get(&entry.lu) {
+                // SAM-5 §6.3: to a nexus that is new, every unit has just been powered on.
+                let itl = self.itl_begins(slot, lu, entry.lun, entry.read_only);
+                self.itls[usize::from(itl)].attentions.post(Asc::POWER_ON_OR_RESET_OCCURRED);
+            }
+        }
+        Ok(self.nexus_id(slot))
+    }
+
+    /// Slots promised: the start window at once, more as long as the table has room beyond what is promised to
+    /// others and kept for immediate commands. What was granted stays granted until the nexus ends.
+    pub(crate) fn nexus_grant(&mut self, id: NexusId, wanted: u32) -> u32 {
+        let Some(slot) = self.nexus_slot(id) else { return 0 };
+        let room = self.tasks.capacity().saturating_sub(self.cfg.immediate_share + self.granted);
+        let nexus = &mut self.nexuses[usize::from(slot)];
+        let more = wanted.min(self.cfg.window_max).saturating_sub(nexus.granted).min(room);
+        // Slots that it already uses beyond its old promise are within the new one.
+        let used = nexus.tasks.saturating_sub(nexus.granted).min(more);
+        nexus.granted += more;
+        self.granted += more;
+        self.promised += more - used;
+        nexus.granted
+    }
+
+    pub(crate) fn itl_begins(&mut self, nexus: u16, lu: u16, lun: u16, read_only: bool) -> u16 {
+        let mut itl = Itl::new(nexus, lu, lun, read_only);
+        itl.access = self.lu(lu).policy.reserve.access_of(&self.nexuses[usize::from(nexus)].name);
+        let slot = match self.itls_free.pop() {
+            Some(slot) => {
+                self.itls[usize::from(slot)] = itl;
+                slot
+            }
+            None => {
+                assert!(self.itls.len() < usize::from(NO_ITL), "I_T_L nexuses have 16 bits");
+                self.itls.push(itl);
+                (self.itls.len() - 1) as u16
+            }
+        };
+        let luns = &mut self.nexuses[usize::from(nexus)].luns;
+        if luns.len() <= usize::from(lun) {
+            luns.resize(usize::from(lun) + 1, NO_ITL);
+        }
+        luns[usize::from(lun)] = slot;
+        self.lu_mut(lu).itls.push(slot);
+        self.lu_join(lu);
+        slot
+    }
+
+    /// The LUN is mapped no longer: no new task finds the I_T_L nexus, the last old one takes it along.
+    pub(crate) fn itl_ends(&mut self, slot: u16) {
+        let itl = &mut self.itls[usize::from(slot)];
+        if itl.gone || !itl.up {
+            return;
+        }
+        itl.gone = true;
+        let (nexus, lun, idle) = (itl.nexus, itl.lun, itl.tasks == 0);
+        let luns = &mut self.nexuses[usize::from(nexus)].luns;
+        if luns.get(usize::from(lun)) == Some(&slot) {
+            luns[usize::from(lun)] = NO_ITL;
+        }
+        if idle {
+            self.itl_gone(slot);
+        }
+    }
+
+    pub(crate) fn itl_gone(&mut self, slot: u16) {
+        let itl = &mut self.itls[usize::from(slot)];
+        debug_assert!(itl.gone && itl.tasks == 0 && itl.set.is_empty());
+        itl.up = false;
+        let lu = itl.lu;
+        self.itls_free.push(slot);
+        self.lu_mut(lu).itls.retain(|other| *other != slot);
+        self.lu_leave(lu);
+    }
+
+    /// The session has ended: its tasks end without an answer.
+    pub(crate) fn nexus_ends(&mut self, id: NexusId) {
+        let Some(slot) = self.nexus_slot(id) else { return };
+        self.nexuses[usize::from(slot)].lost = true;
+        for task in self.tasks_of(slot) {
+            self.abort(task, AbortCause::NexusLoss, false);
+        }
+        self.nexus_idle(slot);
+    }
+
+    /// Called as the last task of a lost nexus ends: what units keep for it goes, then the nexus.
+    pub(crate) fn nexus_idle(&mut self, slot: u16) {
+        let nexus = &self.nexuses[usize::from(slot)];
+        if !nexus.up || !nexus.lost || nexus.tasks != 0 || nexus.parts != 0 {
+            return;
+        }
+        // SPC-2 §5.5.1: a RESERVE ends with its nexus. The homes answer before the name may come back.
+        for itl in 0..self.itls.len() {
+            let itl = &self.itls[itl];
+            let here = itl.up && itl.nexus == slot;
+            let name = &self.nexuses[usize::from(slot)].name;
+            if here && self.lu(itl.lu).policy.reserve.legacy_holder() == Some(name) {
+                let what = Box::new(Request { who: name.clone(), kind: RequestKind::NexusLost });
+                let shard = self.lu(itl.lu);
+                let (lu, home) = (shard.lu, shard.home);
+                self.nexuses[usize::from(slot)].parts += 1;
+                self.post(home, ScsiMsg::Request { lu, ticket: Ticket::Nexus(slot), what });
+            }
+        }
+        if self.nexuses[usize::from(slot)].parts == 0 {
+            self.nexus_gone(slot);
+        }
+    }
+
+    /// A home has forgotten the nexus.
+    pub(crate) fn nexus_part_done(&mut self, slot: u16) {
+        let nexus = &mut self.nexuses[usize::from(slot)];
+        nexus.parts -= 1;
+        if nexus.parts == 0 && nexus.lost {
+            self.nexus_gone(slot);
+        }
+    }
+
+    fn nexus_gone(&mut self, slot: u16) {
+        let id = self.nexus_id(slot);
+        for itl in 0..self.itls.len() {
+            if self.itls[itl].up && self.itls[itl].nexus == slot {
+                self.itl_ends(itl as u16);
+            }
+        }
+        let nexus = &mut self.nexuses[usize::from(slot)];
+        debug_assert!(nexus.first_task == NONE && nexus.tasks == 0);
+        nexus.up = false;
+        self.granted -= nexus.granted;
+        self.promised -= nexus.granted;
+        nexus.granted = 0;
+        self.fx.port.push(PortEffect::NexusGone { nexus: id });
+    }
+
+    /// The tasks of a nexus, oldest first.
+    pub(crate) fn tasks_of(&self, nexus: u16) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        let mut slot = self.nexuses[usize::from(nexus)].first_task;
+        while slot != NONE {
+            slots.push(slot);
+            slot = self.tasks.peek(slot).nexus_next;
+        }
+        slots.sort_unstable_by_key(|&slot| self.tasks.peek(slot).seq);
+        slots
+    }
+
+    /// Memory comes home.
+    #[inline]
+    pub(crate) fn put(&mut self, buf: Sgv) {
+        self.pool.put(buf);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transport_id_is_name_separator_and_isid_padded() {
+        let info = NexusInfo {
+            transport: TransportKind::Iscsi,
+            initiator_name: "iqn.a:b".into(),
+            initiator_session: [0x40, 0, 0, 0, 0x12, 0xAB],
+            target_name: String::new(),
+            target: 0,
+            target_port: 1,
+            lun_map: 0,
+            peer_address: String::new(),
+        };
+        let id = transport_id(&info);
+        assert_eq!(id[..4], [0x45, 0, 0, 28]);
+        assert_eq!(&id[4..], b"iqn.a:b,i,0x4000000012ab\0\0\0\0");
+    }
+}

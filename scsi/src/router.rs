@@ -1,0 +1,76 @@
+//! Which logical unit stands behind a LUN, for each nexus: LUN maps and how they change.
+
+use spindle_scsi_spec::Asc;
+
+use crate::config::{LuId, LunEntry};
+use crate::engine::Engine;
+use crate::task::NO_ITL;
+
+impl Engine {
+    /// Gives a LUN map its content (`NexusInfo::lun_map` names it). Every nexus of that map sees the change at
+    /// once; if there was one, its next command on each unit that stays is told REPORTED LUNS DATA HAS CHANGED.
+    /// LUNs above 16,383, and units that are not open on this core, are left out.
+    pub fn set_lun_map(&mut self, map: u32, luns: &[(u32, LuId, bool)]) {
+        let mut entries: Vec<_> = luns
+            .iter()
+            .filter_map(|&(lun, lu, read_only)| {
+                let lun = u16::try_from(lun).ok().filter(|lun| *lun <= LUN_MAX)?;
+                Some(LunEntry { lun, lu, read_only })
+            })
+            .collect();
+        entries.sort_unstable_by_key(|e| e.lun);
+        entries.dedup_by_key(|e| e.lun);
+        let old = self.maps.insert(map, entries.clone()).unwrap_or_default();
+        if old == entries {
+            return;
+        }
+        for nexus in 0..self.nexuses.len() {
+            let n = &self.nexuses[nexus];
+            if n.up && !n.lost && n.info.lun_map == map {
+                self.remap(nexus as u16, &entries);
+            }
+        }
+        self.settle();
+    }
+
+    fn remap(&mut self, nexus: u16, entries: &[LunEntry]) {
+        for lun in 0..self.nexuses[usize::from(nexus)].luns.len() {
+            let slot = self.nexuses[usize::from(nexus)].luns[lun];
+            if slot == NO_ITL {
+                continue;
+            }
+            let lu = self.lu(self.itls[usize::from(slot)].lu).lu;
+            match entries.iter().find(|e| usize::from(e.lun) == lun && e.lu == lu) {
+                Some(entry) => {
+                    let itl = &mut self.itls[usize::from(slot)];
+                    itl.read_only = entry.read_only;
+                    itl.attentions.post(Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+                }
+                None => self.itl_ends(slot),
+            }
+        }
+        for entry in entries {
+            let there = self.nexuses[usize::from(nexus)].luns.get(usize::from(entry.lun));
+            if there.is_none_or(|slot| *slot == NO_ITL)
+                && let Some(&lu) = self.lu_slots.get(&entry.lu)
+            {
+                let slot = self.itl_begins(nexus, lu, entry.lun, entry.read_only);
+                self.itls[usize::from(slot)].attentions.post(Asc::POWER_ON_OR_RESET_OCCURRED);
+            }
+        }
+    }
+
+    /// The initiator has learnt that its LUNs changed, by whichever unit told it first (SPC-4 §6.33: REPORT LUNS
+    /// clears it too).
+    pub(crate) fn luns_are_known(&mut self, nexus: u16) {
+        for n in 0..self.nexuses[usize::from(nexus)].luns.len() {
+            let slot = self.nexuses[usize::from(nexus)].luns[n];
+            if slot != NO_ITL {
+                self.itls[usize::from(slot)].attentions.clear(Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+            }
+        }
+    }
+}
+
+/// Flat space addressing reaches this far (SAM-5 §4.7.7.3).
+const LUN_MAX: u16 = 0x3FFF;

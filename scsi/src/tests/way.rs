@@ -1,0 +1,193 @@
+//! The way of READ and WRITE.
+
+use super::*;
+
+#[test]
+fn a_write_is_read_back() {
+    let (mut w, n) = World::ready();
+    let data: Vec<u8> = (0..8 * BLOCK).map(|i| (i * 7 / 3) as u8).collect();
+    let answer = w.ask(n, &write(5, 8), 0, &data);
+    assert_eq!((answer.status, answer.residual), (Status::Good, Residual::None));
+    let answer = w.ask(n, &read(5, 8), data.len() as u32, &[]);
+    assert_eq!((answer.status, answer.residual, answer.data), (Status::Good, Residual::None, data));
+    w.assert_quiet();
+}
+
+#[test]
+fn every_family_of_read_and_write_reaches_the_disk() {
+    let (mut w, n) = World::ready();
+    for (fill, family) in [(1, Family::Six), (2, Family::Ten), (3, Family::Twelve), (4, Family::Sixteen)] {
+        let cdb = Write::new(family, 9, 2).emit().as_bytes().to_vec();
+        assert_eq!(w.ask(n, &cdb, 0, &blocks(fill, 2)).status, Status::Good);
+        let cdb = Read::new(family, 9, 2).emit().as_bytes().to_vec();
+        assert_eq!(w.ask(n, &cdb, 1024, &[]).data, blocks(fill, 2));
+    }
+}
+
+#[test]
+fn residuals_of_read_follow_the_shorter_of_cdb_and_expectation() {
+    let (mut w, n) = World::ready();
+    w.disk.fill(0x5A);
+    let cases = [
+        (1, 0, 0, Residual::Overflow(512)),
+        (1, 10_000, 512, Residual::Underflow(9_488)),
+        (1, 200, 200, Residual::Overflow(312)),
+        (2, 512, 512, Residual::Overflow(512)),
+        (0, 512, 0, Residual::Underflow(512)),
+    ];
+    for (n_blocks, expected, sent, residual) in cases {
+        let a = w.ask(n, &read(0, n_blocks), expected, &[]);
+        assert_eq!((a.status, a.data.len(), a.residual), (Status::Good, sent, residual));
+    }
+    w.assert_quiet();
+}
+
+#[test]
+fn a_write_takes_whole_blocks_and_refuses_parts_of_one() {
+    let (mut w, n) = World::ready();
+    let cases = [
+        (1, 0, false, Residual::Overflow(512)),
+        (1, 1024, true, Residual::Underflow(512)),
+        (2, 512, true, Residual::Overflow(512)),
+        (1, 10_000, true, Residual::Underflow(9_488)),
+        (1, 200, false, Residual::Overflow(312)),
+    ];
+    for (n_blocks, offered, good, residual) in cases {
+        w.disk.fill(b'a');
+        let a = w.ask(n, &write(0, n_blocks), 0, &vec![b'b'; offered]);
+        assert_eq!(a.residual, residual, "{n_blocks} blocks, {offered} bytes");
+        let written = w.disk.iter().filter(|b| **b == b'b').count();
+        if good {
+            assert_eq!((a.status, written), (Status::Good, offered.min(n_blocks as usize * 512)));
+        } else if offered > 0 {
+            let misfit = Asc::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT;
+            assert_eq!((a.asc(), written), (Some((SenseKey::IllegalRequest, misfit)), 0));
+        }
+    }
+    w.assert_quiet();
+}
+
+#[test]
+fn data_out_that_a_command_has_no_use_for_is_swallowed_first() {
+    let (mut w, n) = World::ready();
+    let at = w.send(n, &read(0, 1), 0, &blocks(1, 1));
+    assert!(matches!(w.cmds[at].state, State::Swallows));
+    assert!(w.cmds[at].answer.is_none());
+    w.run();
+    assert_eq!(w.cmds[at].answer.as_ref().unwrap().status, Status::Good);
+    let a = w.ask(n, &[0xFF], 0, &blocks(1, 1));
+    assert_eq!(a.asc(), Some((SenseKey::IllegalRequest, Asc::INVALID_COMMAND_OPERATION_CODE)));
+    w.assert_quiet();
+}
+
+#[test]
+fn what_lies_beyond_the_end_or_the_limit_is_refused() {
+    let (mut w, n) = World::ready();
+    let out_of_range = Some((SenseKey::IllegalRequest, Asc::LBA_OUT_OF_RANGE));
+    assert_eq!(w.ask(n, &read(DISK_BLOCKS, 1), 512, &[]).asc(), out_of_range);
+    assert_eq!(w.ask(n, &read(DISK_BLOCKS + 1, 0), 0, &[]).asc(), out_of_range);
+    assert_eq!(w.ask(n, &read(DISK_BLOCKS, 0), 0, &[]).status, Status::Good);
+    assert_eq!(w.ask(n, &write(DISK_BLOCKS - 1, 2), 0, &blocks(1, 2)).asc(), out_of_range);
+    // The pool's largest vector has 64 KiB.
+    let a = w.ask(n, &read(0, 129), 129 * 512, &[]);
+    assert_eq!(a.asc(), Some((SenseKey::IllegalRequest, Asc::INVALID_FIELD_IN_CDB)));
+    assert_eq!(a.sense.unwrap().field().unwrap().byte, 7);
+    assert!(w.log.is_empty());
+    let protect = [0x28, 0x20, 0, 0, 0, 0, 0, 0, 1, 0];
+    let field = w.ask(n, &protect, 512, &[]).sense.unwrap().field().unwrap();
+    assert_eq!((field.byte, field.bit), (1, Some(5)));
+}
+
+#[test]
+fn a_failed_read_sends_no_data_and_a_failed_write_is_not_good() {
+    let (mut w, n) = World::ready();
+    w.fail = Some((Op::Read, BlockError::MediumRead));
+    let a = w.ask(n, &read(4, 2), 1024, &[]);
+    assert_eq!(a.asc(), Some((SenseKey::MediumError, Asc::UNRECOVERED_READ_ERROR)));
+    assert_eq!((a.data.len(), a.residual), (0, Residual::Underflow(1024)));
+    w.fail = Some((Op::Write, BlockError::NoSpace));
+    let a = w.ask(n, &write(4, 2), 0, &blocks(1, 2));
+    let full = Asc::SPACE_ALLOCATION_FAILED_WRITE_PROTECT;
+    assert_eq!(a.asc(), Some((SenseKey::DataProtect, full)));
+    w.assert_quiet();
+}
+
+#[test]
+fn fua_is_passed_on_and_added_where_the_mode_page_says_no_cache() {
+    let (mut w, n) = World::ready();
+    let fua = Write { fua: true, ..Write::new(Family::Ten, 0, 1) }.emit().as_bytes().to_vec();
+    w.ask(n, &fua, 0, &blocks(1, 1));
+    w.ask(n, &write(0, 1), 0, &blocks(1, 1));
+    assert!(w.log[0].3.has(IoFlags::FUA) && !w.log[1].3.has(IoFlags::FUA));
+    // MODE SELECT(10), page 08h with WCE nought.
+    let mut list = vec![0; 8];
+    list.extend([0x08, 0x12]);
+    list.extend([0; 18]);
+    let select = [0x55, 0x10, 0, 0, 0, 0, 0, 0, list.len() as u8, 0];
+    assert_eq!(w.ask(n, &select, 0, &list).status, Status::Good);
+    w.ask(n, &write(0, 1), 0, &blocks(1, 1));
+    assert!(w.log[2].3.has(IoFlags::FUA));
+    w.assert_quiet();
+}
+
+#[test]
+fn a_pool_of_four_serves_everybody_in_turn() {
+    let mut w = World::with(1, [4, 0, 0, 0, 0, 0], info(), false);
+    let n = w.nexus(0, 1);
+    w.run();
+    w.clear_attentions(n);
+    let cmds: Vec<_> = (0..40u32)
+        .map(|i| {
+            let lba = u64::from(i) * 8;
+            if i % 2 == 0 {
+                w.send(n, &write(lba, 8), 0, &blocks(i as u8, 8))
+            } else {
+                w.send(n, &read(lba, 8), 4096, &[])
+            }
+        })
+        .collect();
+    assert!(w.engine(0).stats().waited_for_memory >= 36);
+    w.run();
+    assert!(cmds.iter().all(|c| w.cmds[*c].answer.as_ref().is_some_and(|a| a.status == Status::Good)));
+    w.assert_quiet();
+}
+
+#[test]
+fn within_its_grant_a_nexus_always_finds_a_slot() {
+    let mut w = World::new(1);
+    let (a, b) = (w.nexus(0, 1), w.nexus(0, 2));
+    // 256 slots, 16 for immediate commands: 128 for the first, the rest for the second.
+    assert_eq!(w.engine(0).grant(a, 1000), 128);
+    assert_eq!(w.engine(0).grant(b, 1000), 112);
+    assert_eq!(w.engine(0).nexus_up(Box::new(nexus_info(3))), Err(spindle_scsi_port::Refusal::NoRoom));
+    let greedy: Vec<_> = (0..300).map(|_| w.send(a, &read(0, 1), 512, &[])).collect();
+    let held = greedy.iter().filter(|c| !matches!(w.cmds[**c].state, State::Refused)).count();
+    assert_eq!(held, 128 + 16);
+    let modest: Vec<_> = (0..112).map(|_| w.send(b, &read(0, 1), 512, &[])).collect();
+    assert!(modest.iter().all(|c| !matches!(w.cmds[*c].state, State::Refused)));
+    w.run();
+    w.assert_quiet();
+}
+
+#[test]
+fn an_ordered_write_separates_what_comes_before_from_what_comes_after() {
+    let (mut w, n) = World::ready();
+    let before = w.send(n, &read(0, 1), 512, &[]);
+    let ordered = w.send_as(n, 0, TaskAttr::Ordered, &write(0, 1), 0, &blocks(9, 1));
+    let after = w.send(n, &read(0, 1), 512, &[]);
+    assert!(matches!(w.cmds[ordered].state, State::Waits(512)));
+    assert_eq!(w.io[0].len(), 1, "only what came before runs");
+    w.run();
+    let data = |w: &World, c: usize| w.cmds[c].answer.as_ref().unwrap().data.clone();
+    assert_eq!((data(&w, before), data(&w, after)), (blocks(0, 1), blocks(9, 1)));
+    w.assert_quiet();
+}
+
+#[test]
+fn an_aca_task_without_aca_is_an_invalid_message() {
+    let (mut w, n) = World::ready();
+    let c = w.send_as(n, 0, TaskAttr::Aca, &read(0, 1), 512, &[]);
+    w.run();
+    let asc = w.cmds[c].answer.as_ref().unwrap().asc();
+    assert_eq!(asc, Some((SenseKey::IllegalRequest, Asc::INVALID_MESSAGE_ERROR)));
+}
