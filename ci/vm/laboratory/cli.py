@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unittest
 
 from laboratory import build
 from laboratory.paths import VM, cache
@@ -83,14 +84,21 @@ def shell(options):
 
 def doctor(options):
     missing = [program for program in PROGRAMS if not shutil.which(program)]
-    if not os.path.exists("/dev/net/tun"):
-        missing.append("/dev/net/tun")
+    # (containers often have the programs and may not use them)
+    probe = "ip tuntap add probe mode tap && mount -t tmpfs probe /run"
+    if not missing and subprocess.run(isolated(["sh", "-c", probe]), capture_output=True).returncode:
+        missing.append("the right to make namespaces, TAPs and mounts in them (root, CAP_SYS_ADMIN, /dev/net/tun)")
     if missing:
         print("lab: missing on this host:", ", ".join(missing))
         print("lab: ci/install brings what can be installed (ci/vm/packages)")
         return 1
     print("lab: all that is needed is here")
     return 0
+
+
+def selftest(options):
+    suite = unittest.defaultTestLoader.discover(str(VM / "selftest"), top_level_dir=str(VM))
+    return 0 if unittest.TextTestRunner(verbosity=1, buffer=True).run(suite).wasSuccessful() else 1
 
 
 def main():
@@ -120,6 +128,7 @@ def main():
     c = command("shell", shell, "a shell in a guest, with a target beside it")
     world(c)
     command("doctor", doctor, "what this host lacks")
+    command("selftest", selftest, "the laboratory's own tests")
     options = p.parse_args()
     try:
         return options.function(options)

@@ -107,8 +107,10 @@ def main():
     try:
         world.boot()
         booted = time.monotonic()
-        scenario.run(Lab(world))
+        lab = Lab(world)
+        scenario.run(lab)
         world.target.assert_alive()
+        lab.no_task_is_left()
         steps.step(f"passed ({time.monotonic() - booted:.1f} s after boot)")
         code = 0
     except BaseException:
