@@ -15,9 +15,13 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use spindle_ffi_os::{HugePolicy, MappedRegion, MemoryKind, map_region};
+use spindle_ffi_os::{HugePolicy, MemoryKind};
+#[cfg(not(miri))]
+use spindle_ffi_os::{MappedRegion, map_region};
 
 use crate::PAGE_BYTES;
+#[cfg(miri)]
+use crate::heap::{MappedRegion, map_region};
 use crate::page_entry::AtomicI64;
 use crate::sgv::Seg;
 

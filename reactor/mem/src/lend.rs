@@ -27,6 +27,8 @@ pub struct StillLent {
 pub(crate) struct Lender {
     pub table: Arc<PageTable>,
     pub out: u32,
+    /// So many may be out at once.
+    pub out_max: u32,
     /// Leaves the list when the last vector is back.
     pub retired: bool,
     pub hand: Hand,
@@ -38,7 +40,7 @@ pub(crate) const LENT_PAGES: [u32; 3] = [17, 257, SGV_BYTES_MAX / PAGE_BYTES as 
 impl SgvPool {
     /// Adds a table to the list. Allocates: control path. `None`: 65,535 lenders are enough.
     pub fn register(&mut self, table: Arc<PageTable>) -> Option<LenderId> {
-        let lender = Lender { table, out: 0, retired: false, hand: Hand::default() };
+        let lender = Lender { table, out: 0, out_max: u32::MAX, retired: false, hand: Hand::default() };
         if let Some(n) = self.lenders.iter().position(Option::is_none) {
             self.lenders[n] = Some(lender);
             return Some(LenderId(n as u16));
@@ -69,8 +71,14 @@ impl SgvPool {
         let _ = self.unregister(id);
     }
 
+    /// So many vectors lent out of this table may be out at once: a disk whose readers do not take what they
+    /// asked for must not keep the others from lending. No limit at first.
+    pub fn set_lend_limit(&mut self, id: LenderId, vectors_max: u32) {
+        self.lender(id).out_max = vectors_max;
+    }
+
     /// The bytes of the disk itself, to read: `len` bytes at `offset`, counted until the vector is put back.
-    /// `None`: no vector to lend them with now, or more than [`SGV_BYTES_MAX`].
+    /// `None`: no vector to lend them with now, the table's limit is reached, or more than [`SGV_BYTES_MAX`].
     pub fn lend(&mut self, id: LenderId, offset: u64, len: u32) -> Option<Sgv> {
         let first = (PAGE_BYTES - (offset % PAGE_BYTES as u64) as usize).min(len as usize) as u32;
         let mut sgv = self.take_lent(id, first, len)?;
@@ -88,6 +96,11 @@ impl SgvPool {
     fn take_lent(&mut self, id: LenderId, first: u32, len: u32) -> Option<Sgv> {
         let pages = (len - first).div_ceil(PAGE_BYTES as u32) + 1;
         let fits = LENT_PAGES.iter().position(|&max| pages <= max)?;
+        if self.lender(id).out >= self.lender(id).out_max {
+            self.reclaim();
+            let lender = self.lender(id);
+            (lender.out < lender.out_max).then_some(())?;
+        }
         if self.lent[fits].free.is_empty() {
             self.reclaim();
         }
@@ -402,6 +415,22 @@ mod tests {
         assert_eq!(w.pool.stats().lent[0].refused, 1);
         held.into_iter().for_each(|sgv| w.pool.put(sgv));
         assert_eq!(w.read(0, 512), [0; 512]);
+        w.end();
+    }
+
+    #[test]
+    fn a_disk_at_its_limit_lends_no_more_while_others_do() {
+        let mut w = world(DISK, 2, u32::MAX);
+        let other = w.pool.register(PageTable::new(&w.arena, 4096, 1).unwrap()).unwrap();
+        w.pool.set_lend_limit(w.id, 1);
+        let one = w.pool.lend(w.id, 0, 512).unwrap();
+        assert!(w.pool.lend(w.id, 0, 512).is_none());
+        let two = w.pool.lend(other, 0, 512).unwrap();
+        pool(1, &w.arena).put(one);
+        let again = w.pool.lend(w.id, 0, 512).unwrap();
+        w.pool.put(again);
+        w.pool.put(two);
+        w.pool.unregister(other).unwrap();
         w.end();
     }
 

@@ -30,6 +30,8 @@
 //! find what was sent by mistake.
 
 pub mod arena;
+#[cfg(miri)]
+mod heap;
 mod home;
 pub mod lend;
 pub mod list;

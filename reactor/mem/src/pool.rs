@@ -31,6 +31,7 @@ pub struct PoolConfig {
     /// Vectors of each class ([`CLASS_BYTES`]).
     pub vectors: [u32; CLASSES],
     /// Vectors to lend pages of RAM disks with: up to 64 KiB, 1 MiB, 4 MiB. They have no pages of their own.
+    /// As many as there may be reads under way: more wait in line.
     pub lent: [u32; LENT_PAGES.len()],
     /// Shares 0 to this (exclusive) exist; others get nothing.
     pub shares: u16,
