@@ -21,6 +21,11 @@ pub trait Bdev: Send + Sync {
     /// Slow half of opening a channel; runs on the control thread and may block.
     fn prepare(&self, core: CoreId) -> Result<Box<dyn ChannelSeed>, OpenError>;
 
+    /// Makes everything durable, blocking: the last call before the process ends.
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
     /// Changes the size to `blocks`, or, with `None`, takes over the size that the file or device has now.
     /// The mid-level closes the unit's gate around it when it shrinks.
     fn resize(&self, blocks: Option<u64>) -> Result<u64, ResizeError>;

@@ -117,6 +117,19 @@ pub struct LuStats {
     pub blocked: u64,
 }
 
+impl LuStats {
+    /// Adds another core's figures.
+    pub fn add(&mut self, other: &LuStats) {
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.others += other.others;
+        self.read_bytes += other.read_bytes;
+        self.write_bytes += other.write_bytes;
+        self.errors += other.errors;
+        self.blocked += other.blocked;
+    }
+}
+
 impl LuShard {
     fn new(spec: LuSpec, limits: Limits, at_home: bool, share: ShareId) -> LuShard {
         let mut modes = ModePages::new(&spec.info, spec.tst_shared);

@@ -206,6 +206,17 @@ impl Bdev for FileBdev {
         Ok(Box::new(Seed { shared: self.shared.clone(), file, ring_allowed: self.ring_allowed }))
     }
 
+    fn flush(&self) -> io::Result<()> {
+        if self.config.read_only {
+            return Ok(());
+        }
+        let sync = || rustix::fs::fdatasync(&self.shared.file).map_err(io::Error::from);
+        match self.shared.flush_with(sync) {
+            IoResult::Err(_) => Err(io::Error::other("a flush has failed: data may be lost")),
+            _ => Ok(()),
+        }
+    }
+
     fn resize(&self, blocks: Option<u64>) -> Result<u64, ResizeError> {
         let what = self.config.path.display().to_string();
         let failed = |source| ResizeError::Os { what: what.clone(), source };

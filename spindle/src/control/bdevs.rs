@@ -276,7 +276,7 @@ fn parse_uuid(text: &str) -> Result<[u8; 16], RpcError> {
     Ok(uuid)
 }
 
-pub(super) fn format_uuid(uuid: &[u8; 16]) -> String {
+pub(crate) fn format_uuid(uuid: &[u8; 16]) -> String {
     let hex: String = uuid.iter().map(|b| format!("{b:02x}")).collect();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }

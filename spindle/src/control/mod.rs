@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod bdevs;
+pub mod dry;
 pub mod info;
 pub mod luns;
 pub mod model;
@@ -72,12 +73,12 @@ pub trait Backplane: Send + Sync {
 pub struct Control {
     model: Mutex<Model>,
     change: Mutex<()>,
-    backplane: Box<dyn Backplane>,
+    backplane: Arc<dyn Backplane>,
 }
 
 impl Control {
     /// An empty model over a backplane.
-    pub fn new(backplane: Box<dyn Backplane>) -> Control {
+    pub fn new(backplane: Arc<dyn Backplane>) -> Control {
         Control { model: Mutex::new(Model::default()), change: Mutex::new(()), backplane }
     }
 

@@ -1,0 +1,494 @@
+//! The backplane that drives the cores.
+//!
+//! A change is carried to a core as an *errand*: a closure that runs between two turns, with its answer coming back
+//! through a channel. What may block (opening a file, making a RAM disk) happens here, on the thread of the RPC
+//! client; the core only binds what was prepared. A change that concerns all cores has happened on all of them, or has
+//! been taken back on those where it had, when the call returns.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use spindle_bdev::null::{NullBdev, NullConfig};
+use spindle_bdev::ram::{RamBdev, RamConfig};
+use spindle_bdev::{Bdev, BdevInfo, ChannelId, OpenError};
+use spindle_bdev_uring::{CacheMode, Engine as FileEngine, FileBdev, FileConfig};
+use spindle_conf::jsonrpc::RpcError;
+use spindle_iscsi::config as iscsi;
+use spindle_mem::Arena;
+use spindle_net::{EpollNet, Net};
+use spindle_reactor::{Clock, CoreId, CoreStats, HardwareClock, Poster};
+use spindle_scsi::lu::LuStats;
+use spindle_scsi::{LuId, LuIdentity, LuSpec};
+
+use crate::control::model::{LunMap, Model};
+use crate::control::portals::parse_host;
+use crate::control::specs::{self, Portal};
+use crate::control::{Backplane, BdevSpec};
+use crate::limits::Limits;
+use crate::message::ShardMsg;
+use crate::shard::{Core, StoreOrder};
+use crate::store::Store;
+
+/// A core as seen from outside.
+pub struct CoreHandle {
+    /// Which.
+    pub id: CoreId,
+    /// The processor it is tied to.
+    pub cpu: u32,
+    /// Posts to it.
+    pub poster: Poster<ShardMsg<EpollNet>>,
+    /// What it is busy with.
+    pub stats: Arc<CoreStats>,
+}
+
+/// The cores, and what they have open.
+pub struct Live {
+    cores: Vec<CoreHandle>,
+    arena: Arc<Arena>,
+    limits: Limits,
+    store: Option<Arc<Store>>,
+    store_orders: Option<Sender<StoreOrder>>,
+    /// Unit → channel number. A number is used again when its channel is gone.
+    channels: Mutex<HashMap<u32, ChannelId>>,
+    epoch: Mutex<u64>,
+}
+
+/// A core that has not answered in this time is stuck, and the operator should know.
+const ERRAND_MAX: Duration = Duration::from_secs(30);
+/// A unit whose device does not give its operations back is not closed; the call says so after this time.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
+
+impl Live {
+    /// Over running cores.
+    pub fn new(
+        cores: Vec<CoreHandle>,
+        arena: Arc<Arena>,
+        limits: Limits,
+        store: Option<Arc<Store>>,
+        store_orders: Option<Sender<StoreOrder>>,
+    ) -> Live {
+        let (channels, epoch) = Default::default();
+        Live { cores, arena, limits, store, store_orders, channels, epoch }
+    }
+
+    /// The cores.
+    pub fn cores(&self) -> &[CoreHandle] {
+        &self.cores
+    }
+
+    /// Runs an errand on one core; its answer comes out of the receiver.
+    pub fn send<R: Send + 'static>(
+        &self,
+        core: &CoreHandle,
+        errand: impl FnOnce(&mut Core<EpollNet>) -> R + Send + 'static,
+    ) -> Receiver<R> {
+        let (tell, answer) = channel();
+        let mut message = ShardMsg::Control(Box::new(move |core: &mut Core<EpollNet>| {
+            // Nobody may be waiting any more.
+            let _ = tell.send(errand(core));
+        }));
+        // The line from outside into a core is short; a storm of changes waits its turn here.
+        while let Err(back) = core.poster.post(message) {
+            message = back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        answer
+    }
+
+    /// Runs an errand on one core and waits.
+    pub fn on_core<R: Send + 'static>(
+        &self,
+        core: &CoreHandle,
+        errand: impl FnOnce(&mut Core<EpollNet>) -> R + Send + 'static,
+    ) -> Result<R, RpcError> {
+        let stuck = || RpcError::internal(format_args!("{} has not answered for {ERRAND_MAX:?}", core.id));
+        self.send(core, errand).recv_timeout(ERRAND_MAX).map_err(|_| stuck())
+    }
+
+    /// Runs the same errand on every core at once and waits for all.
+    pub fn on_all<R: Send + 'static>(
+        &self,
+        errand: impl Fn(&mut Core<EpollNet>) -> R + Send + Sync + Clone + 'static,
+    ) -> Result<Vec<R>, RpcError> {
+        let answers: Vec<_> = self.cores.iter().map(|c| (c, self.send(c, errand.clone()))).collect();
+        answers
+            .into_iter()
+            .map(|(core, answer)| {
+                let stuck =
+                    || RpcError::internal(format_args!("{} has not answered for {ERRAND_MAX:?}", core.id));
+                answer.recv_timeout(ERRAND_MAX).map_err(|_| stuck())
+            })
+            .collect()
+    }
+
+    fn new_channel(&self, lu: u32) -> Result<ChannelId, RpcError> {
+        let mut channels = self.channels.lock().expect("nothing panics while it holds the table");
+        let taken: std::collections::HashSet<u16> = channels.values().map(|c| c.0).collect();
+        let free = (0..u16::MAX).find(|n| !taken.contains(n));
+        let id = ChannelId(free.ok_or_else(|| RpcError::busy("65,535 units are open"))?);
+        channels.insert(lu, id);
+        Ok(id)
+    }
+
+    fn channel_of(&self, lu: u32) -> Option<ChannelId> {
+        self.channels.lock().expect("nothing panics while it holds the table").get(&lu).copied()
+    }
+
+    fn forget_channel(&self, lu: u32) {
+        self.channels.lock().expect("nothing panics while it holds the table").remove(&lu);
+    }
+
+    fn identity(info: &BdevInfo) -> LuIdentity {
+        LuIdentity::of_uuid(info.uuid)
+    }
+}
+
+impl Backplane for Live {
+    fn make_bdev(&self, name: &str, uuid: [u8; 16], spec: &BdevSpec) -> Result<Arc<dyn Bdev>, RpcError> {
+        match spec {
+            BdevSpec::Malloc(s) => {
+                let config = RamConfig {
+                    name: name.into(),
+                    uuid,
+                    block_bytes: s.block_size,
+                    blocks: s.num_blocks,
+                    physical_exponent: physical_exponent(s.block_size, s.physical_block_size)?,
+                    spares: None,
+                };
+                Ok(Arc::new(RamBdev::new(&self.arena, config).map_err(open_failed)?))
+            }
+            BdevSpec::Null(s) => Ok(Arc::new(null(&self.arena, name, uuid, s)?)),
+            BdevSpec::File(s, uring) => {
+                let config = FileConfig {
+                    name: name.into(),
+                    uuid,
+                    path: s.filename.clone().into(),
+                    driver: if *uring { "uring" } else { "aio" },
+                    block_bytes: s.block_size,
+                    read_only: s.readonly,
+                    create_bytes: s.create_bytes,
+                    direct: s.direct,
+                    cache: match s.cache {
+                        specs::CacheMode::WriteBack => CacheMode::WriteBack,
+                        specs::CacheMode::WriteThrough => CacheMode::WriteThrough,
+                        specs::CacheMode::NvCache => CacheMode::NvCache,
+                    },
+                    unmap: s.unmap,
+                    engine: FileEngine::Auto,
+                };
+                Ok(Arc::new(FileBdev::open(config).map_err(open_failed)?))
+            }
+        }
+    }
+
+    fn open_lu(&self, lu: u32, bdev: &Arc<dyn Bdev>) -> Result<(), RpcError> {
+        let channel = self.new_channel(lu)?;
+        let info = bdev.info();
+        let home = CoreId((lu % self.cores.len() as u32) as u8);
+        let mut waiting = Vec::new();
+        let mut failed = None;
+        for core in &self.cores {
+            let seed = match bdev.prepare(core.id) {
+                Ok(seed) => seed,
+                Err(e) => {
+                    failed = Some(RpcError::internal(e));
+                    break;
+                }
+            };
+            let spec = LuSpec {
+                lu: LuId(lu),
+                channel,
+                info: info.clone(),
+                identity: Live::identity(&info),
+                home,
+                tst_shared: false,
+                write_protect: info.read_only,
+                can_store: self.store.is_some(),
+                saved_modes: self.store.as_ref().and_then(|s| s.load(&info.uuid, "modes")),
+                saved_reservations: self.store.as_ref().and_then(|s| s.load(&info.uuid, "reservations")),
+            };
+            let orders = self.store_orders.clone();
+            if let (Some(store), true) = (&self.store, orders.is_some()) {
+                store.know(lu, info.uuid);
+            }
+            waiting.push(self.send(core, move |core| {
+                core.store = orders;
+                let bound = seed.bind(&mut core.env()).map_err(RpcError::internal)?;
+                core.channels.open(channel, bound);
+                core.engine.open_lu(spec);
+                Ok::<(), RpcError>(())
+            }));
+        }
+        for answer in waiting {
+            match answer.recv_timeout(ERRAND_MAX) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => failed = Some(e),
+                Err(_) => failed = Some(RpcError::internal("a core has not answered")),
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some(e) => {
+                // Where it was opened it is closed again.
+                let _ = self.close_lu(lu);
+                Err(e)
+            }
+        }
+    }
+
+    fn close_lu(&self, lu: u32) -> Result<(), RpcError> {
+        let Some(channel) = self.channel_of(lu) else { return Ok(()) };
+        let (tell, closed) = channel_pair();
+        for core in &self.cores {
+            let tell = tell.clone();
+            // The answer comes through `tell` when the last operation is back.
+            let _ = self.send(core, move |core| core.close_lu(LuId(lu), channel, tell));
+        }
+        drop(tell);
+        for _ in &self.cores {
+            if closed.recv_timeout(CLOSE_MAX).is_err() {
+                return Err(RpcError::busy(
+                    "the device has not given its operations back; the unit is closed to initiators and goes when it does",
+                ));
+            }
+        }
+        self.forget_channel(lu);
+        Ok(())
+    }
+
+    fn lu_changed(&self, lu: u32, info: &BdevInfo) -> Result<(), RpcError> {
+        let info = info.clone();
+        self.on_all(move |core| core.engine.lu_changed(LuId(lu), info.clone(), None)).map(drop)
+    }
+
+    fn set_luns(&self, map: u32, luns: &LunMap) -> Result<(), RpcError> {
+        let luns: Arc<Vec<(u32, LuId, bool)>> =
+            Arc::new(luns.iter().map(|&(n, lu, ro)| (n, LuId(lu), ro)).collect());
+        self.on_all(move |core| core.engine.set_lun_map(map, &luns)).map(drop)
+    }
+
+    fn listen(&self, group: u16, portal: &Portal) -> Result<u16, RpcError> {
+        let at = address(portal)?;
+        let open = self.on_core(&self.cores[0], move |core| core.iscsi.open_portal(group, at))?;
+        open.map(|bound| bound.port()).map_err(RpcError::internal)
+    }
+
+    fn unlisten(&self, group: u16, portal: &Portal) {
+        if let Ok(at) = address(portal) {
+            let _ = self.on_core(&self.cores[0], move |core| core.iscsi.close_portal(group, at));
+        }
+    }
+
+    fn apply_access(&self, model: &Model) -> Result<(), RpcError> {
+        let config = {
+            let mut epoch = self.epoch.lock().expect("nothing panics while it counts");
+            *epoch += 1;
+            Arc::new(access(model, *epoch, &self.limits)?)
+        };
+        self.on_all(move |core| core.iscsi.apply(config.clone())).map(drop)
+    }
+
+    fn reactors(&self) -> Value {
+        let now = HardwareClock.now();
+        let rows: Vec<Value> = self
+            .cores
+            .iter()
+            .map(|core| {
+                let l = core.stats.load(now);
+                json!({
+                    "lcore": core.cpu, "core": core.id.0, "busy": l.busy_ns, "idle": l.idle_ns, "asleep": l.asleep_ns,
+                    "turns": l.turns, "busy_turns": l.busy_turns, "sleeps": l.sleeps, "wakes": l.wakes,
+                    "messages": l.messages, "events": l.events,
+                })
+            })
+            .collect();
+        json!({ "tick_rate": 1_000_000_000u64, "reactors": rows })
+    }
+
+    fn connections(&self) -> Value {
+        let sessions = self.on_all(|core| core.iscsi.sessions()).unwrap_or_default();
+        let rows: Vec<Value> = sessions.into_iter().flatten().flat_map(|s| session_rows(&s)).collect();
+        json!(rows)
+    }
+
+    fn lu_stats(&self, lu: u32) -> Value {
+        let all = self.on_all(move |core| core.engine.lu_stats(LuId(lu))).unwrap_or_default();
+        let mut sum = LuStats::default();
+        for one in all.into_iter().flatten() {
+            sum.add(&one);
+        }
+        json!({
+            "num_read_ops": sum.reads, "num_write_ops": sum.writes, "num_other_ops": sum.others,
+            "bytes_read": sum.read_bytes, "bytes_written": sum.write_bytes, "errors": sum.errors,
+            "blocked": sum.blocked,
+        })
+    }
+
+    fn memory(&self) -> Value {
+        let report = self.arena.report();
+        let pools = self
+            .on_all(|core| {
+                let stats = core.engine.pool_mut().stats();
+                let copied = core.iscsi.net().copied_bytes();
+                let classes: Vec<Value> = stats
+                    .classes
+                    .iter()
+                    .map(|c| json!({ "bytes": c.bytes, "total": c.total, "free": c.free, "low": c.low, "refused": c.refused }))
+                    .collect();
+                json!({ "core": core.id.0, "classes": classes, "lost": stats.lost, "copied_bytes": stats.copied_bytes,
+                        "staged_copied_bytes": copied })
+            })
+            .unwrap_or_default();
+        json!({
+            "arena": { "bytes": report.bytes, "free": report.bytes_free, "limit": self.arena.limit_bytes(),
+                       "kind": format!("{:?}", report.kind) },
+            "pools": pools,
+        })
+    }
+
+    fn tasks(&self) -> Value {
+        let all = self.on_all(|core| core.engine.list_tasks()).unwrap_or_default();
+        let rows: Vec<Value> = all
+            .into_iter()
+            .flatten()
+            .map(|t| {
+                json!({
+                    "nexus": t.nexus.to_string(), "tag": t.tag.0, "state": format!("{:?}", t.state), "aborted": t.aborted,
+                    "command": t.name, "lba": t.lba, "blocks": t.blocks, "age_ms": t.age_ms,
+                })
+            })
+            .collect();
+        json!(rows)
+    }
+}
+
+fn channel_pair() -> (Sender<CoreId>, Receiver<CoreId>) {
+    channel()
+}
+
+fn session_rows(s: &spindle_iscsi::transport::SessionInfo) -> Vec<Value> {
+    s.connections
+        .iter()
+        .map(|c| {
+            json!({
+                "cid": c.cid, "tsih": s.tsih, "isid": s.isid.iter().map(|b| format!("{b:02x}")).collect::<String>(),
+                "lcore_id": s.core.0, "initiator_name": s.initiator_name, "target_node_name": s.target_name,
+                "initiator_addr": c.peer.to_string(), "target_addr": c.local.to_string(), "state": c.state,
+                "portal_group": s.portal_group, "header_digest": c.digests.0, "data_digest": c.digests.1,
+                "authenticated": s.authenticated, "window": s.window, "in_flight": s.in_flight,
+                "queued_bytes": c.queued_bytes,
+            })
+        })
+        .collect()
+}
+
+fn address(portal: &Portal) -> Result<SocketAddr, RpcError> {
+    let host: IpAddr = parse_host(&portal.host).map_err(|why| RpcError::field("host", why))?;
+    Ok(SocketAddr::new(host, portal.port))
+}
+
+/// A null device as its method describes it.
+pub(crate) fn null(
+    arena: &Arc<Arena>,
+    name: &str,
+    uuid: [u8; 16],
+    s: &specs::NullCreate,
+) -> Result<NullBdev, RpcError> {
+    let config = NullConfig {
+        name: name.into(),
+        uuid,
+        block_bytes: s.block_size,
+        blocks: s.num_blocks,
+        physical_exponent: physical_exponent(s.block_size, s.physical_block_size)?,
+    };
+    NullBdev::new(arena, config).map_err(open_failed)
+}
+
+fn open_failed(error: OpenError) -> RpcError {
+    match error {
+        OpenError::Invalid { field, why } => RpcError::field(field, why),
+        OpenError::InUse { .. } => RpcError::busy(error),
+        OpenError::NoRoom { .. } | OpenError::Os { .. } => RpcError::internal(error),
+    }
+}
+
+fn physical_exponent(block: u32, physical: Option<u32>) -> Result<u8, RpcError> {
+    let physical = physical.unwrap_or(block);
+    if block == 0 || !physical.is_power_of_two() || physical < block || physical > 1 << 20 {
+        return Err(RpcError::field("physical_block_size", "a power of two from block_size to 1 MiB"));
+    }
+    Ok((physical / block).trailing_zeros() as u8)
+}
+
+/// Who may log in to what, in the transport's words.
+pub fn access(model: &Model, epoch: u64, limits: &Limits) -> Result<iscsi::IscsiConfig, RpcError> {
+    let portal_groups = model.portal_groups.values().map(|g| {
+        let portals = g.portals.iter().map(address).collect::<Result<Vec<_>, _>>()?;
+        Ok(iscsi::PortalGroup { tag: g.tag, portals, private: g.private })
+    });
+    let initiator_groups = model.initiator_groups.values().map(|g| {
+        let names = g.initiators.iter().map(|n| n.parse().map_err(|e| RpcError::field("initiators", e)));
+        let netmasks = g.netmasks.iter().map(|n| n.parse().map_err(|e| RpcError::field("netmasks", e)));
+        Ok(iscsi::InitiatorGroup {
+            tag: g.tag,
+            names: names.collect::<Result<_, RpcError>>()?,
+            netmasks: netmasks.collect::<Result<_, RpcError>>()?,
+        })
+    });
+    let targets = model.targets.values().map(|t| {
+        let digest = |required| {
+            if required { iscsi::DigestPolicy::Require } else { iscsi::DigestPolicy::AsOffered }
+        };
+        let chap = match (t.spec.disable_chap, t.spec.require_chap) {
+            (true, _) => iscsi::ChapRule::Disabled,
+            (_, true) => iscsi::ChapRule::Required,
+            // Without secrets there is nothing to prove oneself with.
+            _ if t.spec.chap_group == 0 => iscsi::ChapRule::Disabled,
+            _ => iscsi::ChapRule::Optional,
+        };
+        let access = |m: &specs::PgIgMap| iscsi::AccessMap {
+            portal_group: m.pg_tag,
+            initiator_group: m.ig_tag,
+            lun_map: t.id,
+        };
+        iscsi::TargetNode {
+            id: t.id,
+            name: t.spec.name.clone(),
+            alias: Some(t.spec.alias_name.clone()).filter(|a| !a.is_empty()),
+            maps: t.spec.pg_ig_maps.iter().map(access).collect(),
+            auth: iscsi::AuthPolicy {
+                chap,
+                mutual: t.spec.mutual_chap,
+                chap_group: Some(t.spec.chap_group).filter(|g| *g != 0),
+            },
+            header_digest: digest(t.spec.header_digest),
+            data_digest: digest(t.spec.data_digest),
+            queue_depth: t.spec.queue_depth,
+        }
+    });
+    let secret = |(name, bytes): &(String, Vec<u8>)| (name.clone(), iscsi::Secret(bytes.clone()));
+    let chap_groups = model.auth_groups.values().map(|g| iscsi::ChapGroup {
+        tag: g.spec.tag,
+        secrets: g
+            .secrets
+            .iter()
+            .map(|s| {
+                let (user, bytes) = secret(&s.user);
+                iscsi::ChapSecret { user, secret: bytes, mutual: s.mutual.as_ref().map(secret) }
+            })
+            .collect(),
+    });
+    Ok(iscsi::IscsiConfig {
+        epoch,
+        portal_groups: portal_groups.collect::<Result<_, RpcError>>()?,
+        initiator_groups: initiator_groups.collect::<Result<_, RpcError>>()?,
+        targets: targets.collect(),
+        chap_groups: chap_groups.collect(),
+        discovery_auth: iscsi::AuthPolicy::default(),
+        limits: limits.iscsi(),
+    })
+}
