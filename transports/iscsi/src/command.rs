@@ -1,7 +1,7 @@
 //! Full feature phase: requests by opcode, and the way of a SCSI Command to the mid-level.
 
 use spindle_iscsi_wire::ahs::CommandAhs;
-use spindle_iscsi_wire::bhs::{data_bytes, is_immediate, opcode};
+use spindle_iscsi_wire::bhs::{data_bytes, is_immediate};
 use spindle_iscsi_wire::{
     InitiatorOpcode, Itt, NopOut, RejectReason, ScsiCommand, SerialNumber, TaskAttribute, TextRequest,
     TmfRequest,
@@ -17,8 +17,6 @@ use crate::session::{Admission, Parked, SessionState, WINDOW_MAX};
 use crate::task::{Phase, Task};
 use crate::transport::IscsiTransport;
 
-/// The longest CDB: 16 bytes in the header, the rest in an additional header segment.
-const CDB_BYTES_MAX: usize = 16 + 1020;
 /// Commands to wait before a larger window is asked for again after a refusal.
 const GROW_PAUSE: u32 = 256;
 
@@ -37,8 +35,7 @@ impl<N: Net> IscsiTransport<N> {
                 InitiatorOpcode::DataOut | InitiatorOpcode::SnackRequest | InitiatorOpcode::LoginRequest
             );
         if numbered {
-            let cmd_sn =
-                SerialNumber(u32::from_be_bytes([conn.bhs[24], conn.bhs[25], conn.bhs[26], conn.bhs[27]]));
+            let cmd_sn = cmd_sn(conn);
             let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key)) else {
                 return Plan::DROP;
             };
@@ -111,18 +108,16 @@ impl<N: Net> IscsiTransport<N> {
         }
     }
 
-    /// A PDU that is refused as a whole, but used up its number.
-    pub(crate) fn number_of_refused(&mut self, conn: &mut Conn) {
-        let kind = opcode(&conn.bhs);
+    /// A PDU that is refused as a whole uses up its number all the same. `false`: outside the window, not even
+    /// worth a Reject.
+    pub(crate) fn counts_though_refused(&mut self, conn: &mut Conn) -> bool {
         let numbered = !is_immediate(&conn.bhs)
-            && kind != InitiatorOpcode::DataOut as u8
-            && kind != InitiatorOpcode::SnackRequest as u8;
-        if let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key))
-            && numbered
-        {
-            let b = &conn.bhs;
-            session.mark(SerialNumber(u32::from_be_bytes([b[24], b[25], b[26], b[27]])));
-        }
+            && !matches!(
+                InitiatorOpcode::of(&conn.bhs),
+                None | Some(InitiatorOpcode::DataOut | InitiatorOpcode::SnackRequest)
+            );
+        let session = conn.session.and_then(|key| self.sessions.get_mut(key));
+        session.filter(|_| numbered).is_none_or(|s| s.admit(cmd_sn(conn)) != Admission::Ignore)
     }
 
     fn acknowledged(&mut self, conn: &mut Conn) {
@@ -164,7 +159,7 @@ impl<N: Net> IscsiTransport<N> {
             return refuse(self, conn, RejectReason::TaskInProgress);
         }
         let mut bidi_read = 0;
-        let mut long = [0u8; CDB_BYTES_MAX];
+        let mut long = Vec::new();
         let mut cdb = &c.cdb[..];
         if !conn.ahs.is_empty() {
             match CommandAhs::parse(&conn.ahs) {
@@ -172,10 +167,9 @@ impl<N: Net> IscsiTransport<N> {
                     // A read length beside a command that is not bidirectional says nothing.
                     bidi_read = ahs.bidi_read_len.filter(|_| c.read && c.write).unwrap_or(0);
                     if !ahs.cdb_rest.is_empty() {
-                        let len = 16 + ahs.cdb_rest.len();
-                        long[..16].copy_from_slice(&c.cdb);
-                        long[16..len].copy_from_slice(ahs.cdb_rest);
-                        cdb = &long[..len];
+                        long.extend_from_slice(&c.cdb);
+                        long.extend_from_slice(ahs.cdb_rest);
+                        cdb = &long;
                     }
                 }
                 Err(e) => return refuse(self, conn, e.reject_reason()),
@@ -292,4 +286,9 @@ impl<N: Net> IscsiTransport<N> {
             session.grow_after = GROW_PAUSE;
         }
     }
+}
+
+fn cmd_sn(conn: &Conn) -> SerialNumber {
+    let b = &conn.bhs;
+    SerialNumber(u32::from_be_bytes([b[24], b[25], b[26], b[27]]))
 }

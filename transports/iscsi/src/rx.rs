@@ -90,10 +90,6 @@ impl<N: Net> IscsiTransport<N> {
             conn.ahead = want;
             self.net.read_ahead(conn.id, want);
         }
-        if landing && conn.large {
-            // The bytes are likely there already; one read takes them and the next header.
-            self.net.read_more(conn.id);
-        }
     }
 
     /// Takes a header, if all that belongs to it is there.
@@ -131,8 +127,9 @@ impl<N: Net> IscsiTransport<N> {
             ConnState::Login(_) => self.during_login(conn, mid, len),
             ConnState::Full if len > conn.max_recv => {
                 // RFC 7143 §13.12: longer than we declared.
-                self.number_of_refused(conn);
-                self.reject(conn, RejectReason::InvalidPduField);
+                if self.counts_though_refused(conn) {
+                    self.reject(conn, RejectReason::InvalidPduField);
+                }
                 Plan::DROP
             }
             ConnState::Full => self.dispatch(conn, mid),

@@ -441,9 +441,10 @@ impl<N: Net> IscsiTransport<N> {
 
     /// Ends the connection below. A landing comes back first, so that its task has its vector.
     pub(crate) fn close_conn(&mut self, conn: &mut Conn, how: Close) {
-        self.take_landing_back(conn);
+        if !self.take_landing_back(conn) {
+            conn.rx = Rx::Header;
+        }
         conn.state = ConnState::Closing;
-        conn.rx = Rx::Header;
         conn.deadline = None;
         conn.stalled = None;
         self.net.close(conn.id, how);
@@ -459,16 +460,18 @@ impl<N: Net> IscsiTransport<N> {
         self.conn_lost(conn, mid);
     }
 
-    /// Takes an unfinished landing back into its task.
-    pub(crate) fn take_landing_back(&mut self, conn: &mut Conn) {
-        let Rx::Segment(segment) = &mut conn.rx else { return };
-        let (Sink::Land(..), Some(key)) = (segment.sink, segment.task) else { return };
-        let Some(task) = self.tasks.get_mut(key) else { return };
-        if task.landing
-            && let Some((buf, _)) = self.net.unland(conn.id)
-        {
-            task.landing = false;
-            task.buf = Some(buf);
+    /// Takes an unfinished landing back into its task. `true`: it is finished, and the Net is about to say so.
+    fn take_landing_back(&mut self, conn: &mut Conn) -> bool {
+        let Rx::Segment(segment) = &mut conn.rx else { return false };
+        let (Sink::Land(..), Some(key)) = (segment.sink, segment.task) else { return false };
+        let Some(task) = self.tasks.get_mut(key).filter(|t| t.landing) else { return false };
+        match self.net.unland(conn.id) {
+            Some((buf, _)) => {
+                task.landing = false;
+                task.buf = Some(buf);
+                false
+            }
+            None => true,
         }
     }
 

@@ -127,7 +127,8 @@ pub enum NetEvent<S> {
         /// The share that was given.
         body: SgvRef,
     },
-    /// The connection has ended; nothing more will be reported for it. The identifier is free.
+    /// The connection has ended; nothing more will be reported for it. The identifier is free. An unfinished
+    /// landing is reported before it, in the same `poll`, so that nobody takes it for a complete one.
     Closed {
         /// Which connection.
         conn: ConnId,

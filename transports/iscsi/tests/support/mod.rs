@@ -191,30 +191,7 @@ impl Host {
     /// Connects and logs in with these operational keys.
     pub fn login(w: &mut World, isid: u8, keys: &[&str]) -> Host {
         let conn = w.connect();
-        let names = [format!("InitiatorName={INITIATOR}"), format!("TargetName={TARGET}")];
-        let text: Vec<u8> = names
-            .iter()
-            .map(String::as_str)
-            .chain(keys.iter().copied())
-            .flat_map(|k| [k.as_bytes(), b"\0"].concat())
-            .collect();
-        let request = LoginRequest {
-            flags: LoginFlags {
-                stage: Stage::LoginOperationalNegotiation,
-                transit: Some(Stage::FullFeaturePhase),
-                more: false,
-            },
-            version_max: 0,
-            version_min: 0,
-            data_len: text.len() as u32,
-            isid: Isid([0x80, 0, 0, 0, 0, isid]),
-            tsih: 0,
-            itt: Itt(0),
-            cid: 1,
-            cmd_sn: SerialNumber(1),
-            exp_stat_sn: SerialNumber(0),
-        };
-        w.write(conn, &emit(&request.to_bhs(), &text, Digests::default()));
+        w.write(conn, &login_bytes(isid, keys));
         w.run();
         let sent = w.sent(conn, Digests::default());
         assert_eq!(sent.len(), 1, "one answer: {sent:?}");
@@ -320,4 +297,32 @@ pub fn rw10(opcode: u8, lba: u32, blocks: u16) -> [u8; 10] {
     cdb[2..6].copy_from_slice(&lba.to_be_bytes());
     cdb[7..9].copy_from_slice(&blocks.to_be_bytes());
     cdb
+}
+
+/// A Login Request that goes straight to full feature phase.
+pub fn login_bytes(isid: u8, keys: &[&str]) -> Vec<u8> {
+    let names = [format!("InitiatorName={INITIATOR}"), format!("TargetName={TARGET}")];
+    let text: Vec<u8> = names
+        .iter()
+        .map(String::as_str)
+        .chain(keys.iter().copied())
+        .flat_map(|k| [k.as_bytes(), b"\0"].concat())
+        .collect();
+    let request = LoginRequest {
+        flags: LoginFlags {
+            stage: Stage::LoginOperationalNegotiation,
+            transit: Some(Stage::FullFeaturePhase),
+            more: false,
+        },
+        version_max: 0,
+        version_min: 0,
+        data_len: text.len() as u32,
+        isid: Isid([0x80, 0, 0, 0, 0, isid]),
+        tsih: 0,
+        itt: Itt(0),
+        cid: 1,
+        cmd_sn: SerialNumber(1),
+        exp_stat_sn: SerialNumber(0),
+    };
+    emit(&request.to_bhs(), &text, Digests::default())
 }

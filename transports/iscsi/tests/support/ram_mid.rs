@@ -86,6 +86,11 @@ impl RamMid {
         }
     }
 
+    /// Somebody else resets the unit: every task ends without an answer.
+    pub fn reset(&mut self) {
+        self.abort(|_| true);
+    }
+
     fn respond(&mut self, id: u32, outcome: Outcome, data: Option<(Sgv, u32)>) {
         let row = self.rows.get_mut(&id).unwrap();
         row.state = State::Responding;
