@@ -710,4 +710,46 @@ mod tests {
         }
         assert_eq!(got, "0200");
     }
+
+    proptest::proptest! {
+        /// Any requests with any text, in any order: an answer each, never a panic, and nobody gets through
+        /// without what is required.
+        #[test]
+        fn no_text_gets_past_a_required_proof(
+            seed in proptest::prelude::any::<u64>(), rounds in 1usize..12, raw in proptest::prelude::any::<bool>(),
+        ) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let c = with_chap(ChapRule::Required, false);
+            let mut l = login(&c);
+            let words = [
+                NAMES[0], NAMES[1], "AuthMethod=CHAP", "AuthMethod=None", "AuthMethod=CHAP,None", "CHAP_A=5",
+                "CHAP_A=7,8", "CHAP_N=anna", "CHAP_R=0x00", "CHAP_R=0b", "CHAP_I=1", "CHAP_C=0x01",
+                "SessionType=Normal", "HeaderDigest=CRC32C", "MaxBurstLength=0", "InitialR2T=No", "=", "X-a=b",
+            ];
+            for _ in 0..rounds {
+                let mut text = Vec::new();
+                for _ in 0..rng.usize(0..8) {
+                    if raw && rng.u8(0..4) == 0 {
+                        text.extend((0..rng.usize(0..40)).map(|_| rng.u8(..)));
+                    }
+                    text.extend_from_slice(words[rng.usize(0..words.len())].as_bytes());
+                    text.push(0);
+                }
+                let stage = if rng.bool() { SECURITY } else { OPERATIONAL };
+                let transit = [None, Some(OPERATIONAL), Some(FULL)][rng.usize(0..3)];
+                let more = transit.is_none() && rng.bool();
+                match l.request(&c, &request(stage, transit, more, text.len()), &text) {
+                    LoginStep::Finish { .. } => panic!("no proof was given"),
+                    LoginStep::Refuse(status) => {
+                        assert!(!status.is_success());
+                        break;
+                    }
+                    LoginStep::Reply { flags, text } => {
+                        assert!(text.len() <= LOGIN_TEXT_MAX as usize);
+                        assert_ne!(flags.transit, Some(FULL));
+                    }
+                }
+            }
+        }
+    }
 }

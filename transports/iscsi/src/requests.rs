@@ -259,7 +259,6 @@ impl<N: Net> IscsiTransport<N> {
             max_cmd_sn,
         };
         self.send_bytes(conn.id, conn.digests, &pdu.to_bhs(), data);
-        self.stall(conn);
     }
 
     /// Asks a silent initiator whether it is there.
@@ -381,7 +380,6 @@ impl<N: Net> IscsiTransport<N> {
         if !over {
             conn.text = Some(x);
         }
-        self.stall(conn);
     }
 
     /// A Logout Request. Success is answered when the session's tasks have ended.

@@ -59,6 +59,8 @@ impl<N: Net> IscsiTransport<N> {
             }
         }
         if conn.is_reading() {
+            // Whatever it was that was answered: a peer that does not take its answers is not read.
+            self.stall(conn);
             self.tune(conn);
         }
     }

@@ -238,6 +238,26 @@ fn a_peer_that_takes_nothing_is_not_read_and_then_ended() {
     w.check_quiet();
 }
 
+/// Rejects are answers, too: what is queued for a peer that takes nothing has an end, whatever it sends.
+#[test]
+fn a_peer_that_takes_no_rejects_cannot_pile_them_up() {
+    let mut c = config();
+    c.limits.send_queue_bytes_max = 16 * 1024;
+    let mut w = World::new(c, None, [4, 0, 0, 0, 0, 0]);
+    let h = Host::login(&mut w, 1, &[]);
+    w.t.net_mut().wires[h.conn.slot()].blocked = true;
+    let mut bhs = [0u8; 48];
+    bhs[0] = 0x1E;
+    w.write(h.conn, &bhs.repeat(10_000));
+    w.turns(2_000);
+    let queued = spindle_net::Net::queued_bytes(w.t.net(), h.conn);
+    assert!(queued < 64 * 1024, "{queued} bytes are queued");
+    w.t.net_mut().wires[h.conn.slot()].blocked = false;
+    w.run();
+    assert_eq!(rejects(&h.sent(&mut w)).len(), 10_000);
+    w.check_quiet();
+}
+
 #[test]
 fn sessions_of_a_target_that_is_removed_are_asked_to_log_out_and_then_dropped() {
     let mut w = World::plain();
