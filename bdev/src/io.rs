@@ -51,6 +51,9 @@ impl IoFlags {
     pub const DPO: IoFlags = IoFlags(2);
     /// `WriteZeroes` may deallocate.
     pub const MAY_UNMAP: IoFlags = IoFlags(4);
+    /// The submitter looks into the buffer of a write afterwards, or writes it again: it must come back as it was.
+    /// Without this a channel may give back other memory in its place (a RAM disk exchanges pages).
+    pub const KEEP: IoFlags = IoFlags(8);
 
     /// Whether every bit of `other` is set.
     #[inline]

@@ -202,12 +202,17 @@ impl RamChannel {
             (Op::WriteZeroes, false) => left.min(ZERO_SLICE_BYTES),
             _ => left.min(DISCARD_SLICE_BYTES),
         };
+        let io_keeps = io.flags.has(IoFlags::KEEP);
         let now = match io.op {
             Op::Write => {
                 let Some((sgv, range)) = buffer(io, done, left) else {
                     return Step::Ended(IoResult::Err(BlockError::Unsupported));
                 };
-                pool.exchange(id, offset, sgv, range)
+                if io_keeps {
+                    pool.copy_in(id, offset, sgv, range)
+                } else {
+                    pool.exchange(id, offset, sgv, range)
+                }
             }
             Op::WriteZeroes if !io.flags.has(IoFlags::MAY_UNMAP) => pool.write_zeroes(id, offset, slice),
             _ => pool.discard(id, offset, slice),
@@ -391,6 +396,21 @@ mod tests {
         assert_eq!(data.to_vec(), [7; 16384]);
         b.pool.put(data);
         assert_eq!(b.pool.copied_bytes(), 0);
+        b.end(ram);
+    }
+
+    #[test]
+    fn a_buffer_that_is_to_be_kept_comes_back_as_it_was() {
+        // WRITE AND VERIFY compares with it afterwards, WRITE SAME writes it again.
+        let (mut b, ram) = bench(1024, 8);
+        b.write(0, &[1; 8192]);
+        let mut sgv = b.pool.take(8192, ShareId(0)).unwrap();
+        sgv.copy_from(0, &[2; 8192]);
+        let done = b.run(BlockIo { data: Some(sgv), flags: IoFlags::KEEP, ..Bench::io(Op::Write, 0, 16) });
+        let sgv = done.data.unwrap();
+        assert_eq!(sgv.to_vec(), [2; 8192]);
+        b.pool.put(sgv);
+        assert_eq!(b.read_bytes(0, 16), [2; 8192]);
         b.end(ram);
     }
 

@@ -14,7 +14,7 @@ use spindle_scsi_port::{
     Admit, Command, Mid, NexusId, NexusInfo, Outcome, PortEffect, ReceiveError, Refusal, Residual, TaskAttr,
     TaskId, Tmf,
 };
-use spindle_scsi_spec::{Asc, Sense, SenseKey, Status};
+use spindle_scsi_spec::{Asc, FieldError, Sense, SenseKey, Status};
 
 use crate::config::{EngineConfig, LuId, LunEntry};
 use crate::device_server::disk::{self, Data, Fit, Plan, Step, TaskCx, Verdict};
@@ -248,12 +248,16 @@ impl Engine {
             let block = (1 << lu.shift) - 1;
             let refuse = match plan.fit {
                 Fit::Any => false,
-                Fit::Exact => true,
-                // Whole blocks that were offered are taken, parts of one are not (FCP-4 §9.4.2 allows either).
-                Fit::Blocks => short && (c.expected.write == 0 || c.expected.write & block != 0),
+                Fit::Exact | Fit::Count(_) => true,
+                // Whole blocks that were offered are taken, be it none; parts of one are not (FCP-4 §9.4.2 allows
+                // either).
+                Fit::Blocks => short && c.expected.write & block != 0,
             };
             if refuse {
-                let sense = Sense::illegal_request(Asc::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT);
+                let sense = match plan.fit {
+                    Fit::Count(byte) => Sense::invalid_field_in_cdb(FieldError::byte(byte)),
+                    _ => Sense::illegal_request(Asc::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT),
+                };
                 return Err(Refused::Misfit(sense));
             }
         }
@@ -699,7 +703,8 @@ impl Engine {
                 }
             }
             Verdict::Good => {
-                let moved = if task.land > 0 { task.length } else { 0 };
+                // What the command needed, whether it was offered or not.
+                let moved = task.length;
                 outcome::plain(Status::Good, residual(expected, moved))
             }
             Verdict::Check(sense) => {

@@ -14,6 +14,10 @@ const SESSIONS_PER_CORE: u16 = 4_096;
 pub const LANE_DEPTH: usize = 1_024;
 /// Task slots kept back for immediate commands.
 const IMMEDIATE_SHARE: u32 = 64;
+/// Reads of RAM disks under way on a core, up to 64 KiB, 1 MiB and 4 MiB each; more wait in line.
+const LENT: [u32; 3] = [4_096, 512, 64];
+/// Logical units of a process; each has its share of every pool.
+const UNITS_MAX: u16 = 16_384;
 /// Bytes of one task slot in the engine and in the transport, rounded up.
 const TASK_BYTES: u64 = 512;
 
@@ -84,13 +88,15 @@ impl Limits {
             nexuses_max: SESSIONS_PER_CORE,
             transfer_bytes_max: 4 << 20,
             immediate_share: IMMEDIATE_SHARE,
+            shares: UNITS_MAX,
             ..EngineConfig::new(core, self.cores)
         }
     }
 
     /// The pool's.
     pub fn pool(&self) -> PoolConfig {
-        PoolConfig::spread(self.pool_bytes)
+        // Vectors to lend with have no pages of their own: a header for each read that may be under way.
+        PoolConfig { lent: LENT, shares: UNITS_MAX, ..PoolConfig::spread(self.pool_bytes) }
     }
 
     /// iSCSI's.

@@ -125,7 +125,19 @@ impl SgvPool {
         range: Range<u32>,
     ) -> Result<(), Busy> {
         let Lender { table, hand, .. } = self.lender(id);
-        table.write(hand, offset, sgv, range)
+        table.write(hand, offset, sgv, range, true)
+    }
+
+    /// Stores `range` of the vector at `offset` and leaves the vector as it is: copies.
+    pub fn copy_in(
+        &mut self,
+        id: LenderId,
+        offset: u64,
+        sgv: &mut Sgv,
+        range: Range<u32>,
+    ) -> Result<(), Busy> {
+        let Lender { table, hand, .. } = self.lender(id);
+        table.write(hand, offset, sgv, range, false)
     }
 
     /// Makes `len` bytes at `offset` read as zeroes: whole pages become holes.

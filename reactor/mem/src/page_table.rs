@@ -194,18 +194,21 @@ impl PageTable {
         true
     }
 
-    /// Stores `range` of the vector at `offset`: whole pages by exchange, if vector and disk have their page
-    /// borders in the same places, the rest by copying. After an exchange the vector holds old bytes of the disk.
+    /// Stores `range` of the vector at `offset`: whole pages by exchange, if that is allowed and vector and disk have
+    /// their page borders in the same places, the rest by copying. After an exchange the vector holds old bytes of
+    /// the disk.
     pub(crate) fn write(
         &self,
         hand: &mut Hand,
         offset: u64,
         sgv: &mut Sgv,
         range: Range<u32>,
+        may_exchange: bool,
     ) -> Result<(), Busy> {
         assert!(range.start <= range.end && range.end <= sgv.len(), "{range:?} outside of {sgv:?}");
         self.check(offset, u64::from(range.end - range.start));
-        let ours = sgv.kind() == Kind::Own && Arc::ptr_eq(sgv.header().home.arena(), &self.arena);
+        let ours =
+            may_exchange && sgv.kind() == Kind::Own && Arc::ptr_eq(sgv.header().home.arena(), &self.arena);
         for part in parts(offset, u64::from(range.end - range.start)) {
             let at = range.start + part.at as u32;
             let entry = self.entry(part.page);

@@ -46,7 +46,7 @@ fn residuals_of_read_follow_the_shorter_of_cdb_and_expectation() {
 fn a_write_takes_whole_blocks_and_refuses_parts_of_one() {
     let (mut w, n) = World::ready();
     let cases = [
-        (1, 0, false, Residual::Overflow(512)),
+        (1, 0, true, Residual::Overflow(512)),
         (1, 1024, true, Residual::Underflow(512)),
         (2, 512, true, Residual::Overflow(512)),
         (1, 10_000, true, Residual::Underflow(9_488)),

@@ -27,7 +27,16 @@ pub(super) fn plan(cdb: &[u8], lu: &LuShard, read_only: bool) -> Result<Plan, Se
     let half = bytes(blocks, lu);
     let extra = room_to_compare(half * 2, half, lu)?;
     let io_flags = flags(dpo, fua);
-    Ok(Plan { data: Data::Out, lba, blocks, length: half * 2, extra, io_flags, option: 0, fit: Fit::Exact })
+    Ok(Plan {
+        data: Data::Out,
+        lba,
+        blocks,
+        length: half * 2,
+        extra,
+        io_flags,
+        option: 0,
+        fit: Fit::Count(13),
+    })
 }
 
 fn comparison(cx: &TaskCx<'_>) -> Comparison {

@@ -43,10 +43,13 @@ pub enum Data {
 pub enum Fit {
     /// Take what there is: a parameter list knows its own length.
     Any,
-    /// Take whole blocks; refuse parts of one, and nothing at all.
+    /// Take whole blocks, be it none; refuse parts of one.
     Blocks,
     /// Refuse.
     Exact,
+    /// Refuse, and blame this byte of the CDB: the number of blocks does not say what was meant (an initiator that
+    /// wants 256 blocks in a field of eight bits).
+    Count(u16),
 }
 
 /// A command as planned on arrival.

@@ -90,6 +90,7 @@ pub(super) fn start_write_and_verify(cx: &mut TaskCx<'_>) -> Step {
         return Step::Done(Verdict::Good);
     }
     let (lba, blocks, flags) = (cx.task.lba, cx.task.blocks, cx.write_flags());
+    let flags = if cx.task.option & COMPARES != 0 { flags.with(IoFlags::KEEP) } else { flags };
     let buf = cx.task.buf.take();
     cx.submit_with(0, Op::Write, flags, lba, blocks, 0, buf);
     Step::Wait

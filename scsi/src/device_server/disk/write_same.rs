@@ -94,7 +94,7 @@ fn go_on(cx: &mut TaskCx<'_>) -> Step {
         let blocks = if pieces.writes {
             let Some(buf) = cx.task.buf.take() else { break };
             let blocks = left.min(cx.task.wanted >> cx.lu.shift);
-            cx.submit_with(sub, Op::Write, flags, pieces.next, blocks, 0, Some(buf));
+            cx.submit_with(sub, Op::Write, flags.with(IoFlags::KEEP), pieces.next, blocks, 0, Some(buf));
             blocks
         } else {
             if sub >= PIECES_MAX {
