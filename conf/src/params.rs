@@ -17,11 +17,12 @@ pub fn typed<P: DeserializeOwned>(params: Value) -> Result<P, RpcError> {
     serde_path_to_error::deserialize(params).map_err(|e| {
         let path = e.path().to_string();
         let why = e.inner().to_string();
-        // At the top the path is "."; then the message itself names the field (missing or unknown).
-        if path == "." {
-            RpcError::field(quoted(&why).unwrap_or("params"), &why)
-        } else {
-            RpcError::field(path, &why)
+        // At the top the path is "."; then the message itself names the field (missing or unknown). A field that is
+        // missing deeper down has no path of its own either.
+        match quoted(&why) {
+            name if path == "." => RpcError::field(name.unwrap_or("params"), &why),
+            Some(name) if why.starts_with("missing field") => RpcError::field(format!("{path}.{name}"), &why),
+            _ => RpcError::field(path, &why),
         }
     })
 }
@@ -50,6 +51,18 @@ mod tests {
     fn a_missing_field_is_named() {
         let e = typed::<P>(Value::Null).unwrap_err();
         assert_eq!((e.code, e.data), (RpcError::INVALID_PARAMS, Some(json!({"field": "name"}))));
+    }
+
+    #[derive(serde::Deserialize, Debug)]
+    struct Outer {
+        #[allow(dead_code)]
+        inner: Vec<P>,
+    }
+
+    #[test]
+    fn a_field_missing_deep_down_is_named_with_its_place() {
+        let e = typed::<Outer>(json!({"inner": [{"name": "x"}, {}]})).unwrap_err();
+        assert_eq!(e.data, Some(json!({"field": "inner[1].name"})));
     }
 
     #[test]

@@ -180,7 +180,10 @@ impl Backplane for Live {
                     unmap: s.unmap,
                     engine: FileEngine::Auto,
                 };
-                Ok(Arc::new(FileBdev::open(config).map_err(open_failed)?))
+                Ok(Arc::new(FileBdev::open(config).map_err(|e| match e {
+                    e @ OpenError::Os { .. } => RpcError::field("filename", e),
+                    other => open_failed(other),
+                })?))
             }
         }
     }
@@ -417,8 +420,11 @@ fn open_failed(error: OpenError) -> RpcError {
 }
 
 fn physical_exponent(block: u32, physical: Option<u32>) -> Result<u8, RpcError> {
+    if block != 512 && block != 4096 {
+        return Err(RpcError::field("block_size", format!("{block}: 512 or 4096")));
+    }
     let physical = physical.unwrap_or(block);
-    if block == 0 || !physical.is_power_of_two() || physical < block || physical > 1 << 20 {
+    if !physical.is_power_of_two() || physical < block || physical > 1 << 20 {
         return Err(RpcError::field("physical_block_size", "a power of two from block_size to 1 MiB"));
     }
     Ok((physical / block).trailing_zeros() as u8)

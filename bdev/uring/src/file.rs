@@ -100,7 +100,14 @@ impl FileBdev {
         let path = config.path.clone();
         let found = std::fs::metadata(&path);
         let is_block = found.as_ref().is_ok_and(|m| m.file_type().is_block_device());
+        if let Some(bytes) = config.block_bytes {
+            check_block(bytes)?;
+        }
+        let mut made = None;
         match (&found, config.create_bytes) {
+            (Err(e), Some(bytes)) if e.kind() == io::ErrorKind::NotFound => {
+                made = Some(Made::sparse(&config, bytes)?);
+            }
             (Ok(m), _) if !m.is_file() && !is_block => {
                 return Err(invalid(
                     "filename",
@@ -114,20 +121,11 @@ impl FileBdev {
             _ => {}
         }
         let direct = config.direct || is_block;
-        let file = open_file(&config, found.is_err(), direct, is_block)?;
+        let file = open_file(&config, direct, is_block)?;
         claim(&file, &config)?;
-        if let (Err(_), Some(bytes)) = (&found, config.create_bytes) {
-            file.set_len(bytes).map_err(os(&path, "making a sparse file"))?;
-            // The name, too, must survive a power cut, before anybody is told that the disk exists.
-            file.sync_all().map_err(os(&path, "making a file durable"))?;
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder).and_then(|d| d.sync_all()).map_err(os(folder, "making a name durable"))?;
-        }
         let shape = if is_block { block_shape(&file, &path)? } else { file_shape(&file, &path)? };
         let block_bytes = config.block_bytes.unwrap_or(if is_block { shape.logical } else { 512 });
-        if block_bytes != 512 && block_bytes != 4096 {
-            return Err(invalid("block_size", format!("{block_bytes}: 512 or 4096")));
-        }
+        check_block(block_bytes)?;
         if is_block && block_bytes < shape.logical {
             let why = format!("{}: the device has blocks of {} bytes", path.display(), shape.logical);
             return Err(invalid("block_size", why));
@@ -171,6 +169,9 @@ impl FileBdev {
             lost: AtomicBool::new(false),
         };
         let ring_allowed = config.engine == Engine::Auto && uring::available();
+        if let Some(made) = made {
+            made.keep();
+        }
         Ok(FileBdev { config, shared: Arc::new(shared), info: Mutex::new(info), ring_allowed, is_block })
     }
 }
@@ -325,17 +326,61 @@ struct Shape {
     rotates: bool,
 }
 
-fn open_file(config: &FileConfig, create: bool, direct: bool, is_block: bool) -> Result<File, OpenError> {
+/// A file that did not exist before; removed again if it does not become a device.
+struct Made {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Made {
+    fn sparse(config: &FileConfig, bytes: u64) -> Result<Made, OpenError> {
+        let path = &config.path;
+        let block = u64::from(config.block_bytes.unwrap_or(512));
+        if bytes < block || i64::try_from(bytes).is_err() {
+            return Err(invalid("create_bytes", format!("{bytes}: one block of {block} bytes at least")));
+        }
+        // What initiators store is nobody else's to read.
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(os(path, "making"))?;
+        let made = Made { path: path.clone(), kept: false };
+        file.set_len(bytes).map_err(os(path, "making a sparse file"))?;
+        // The name, too, must survive a power cut, before anybody is told that the disk exists.
+        file.sync_all().map_err(os(path, "making a file durable"))?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|d| d.sync_all()).map_err(os(folder, "making a name durable"))?;
+        Ok(made)
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if !self.kept {
+            // It is empty, and nobody was told of it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn check_block(bytes: u32) -> Result<(), OpenError> {
+    match bytes {
+        512 | 4096 => Ok(()),
+        _ => Err(invalid("block_size", format!("{bytes}: 512 or 4096"))),
+    }
+}
+
+fn open_file(config: &FileConfig, direct: bool, is_block: bool) -> Result<File, OpenError> {
     let mut flags = libc_flags(direct);
     if is_block {
         // On a block device O_EXCL means: nobody has it mounted, and nobody else has opened it so.
         flags |= rustix::fs::OFlags::EXCL.bits() as i32;
     }
     let mut options = OpenOptions::new();
-    options.read(true).write(!config.read_only).custom_flags(flags).mode(0o600);
-    if create {
-        options.create_new(true);
-    }
+    options.read(true).write(!config.read_only).custom_flags(flags);
     options.open(&config.path).map_err(|e| match Errno::from_io_error(&e) {
         Some(Errno::BUSY) => OpenError::InUse {
             what: config.path.display().to_string(),
@@ -487,6 +532,39 @@ mod tests {
         let cancelled = bdev.shared.flush_with(|| Err(Errno::CANCELED.into()));
         assert_eq!(cancelled, IoResult::Err(BlockError::Aborted));
         assert_eq!(bdev.shared.at_once(&flush()), None);
+    }
+
+    #[test]
+    fn a_file_that_does_not_become_a_device_does_not_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let config = FileConfig {
+            name: "f".into(),
+            uuid: [0; 16],
+            path: path.clone(),
+            driver: "aio",
+            block_bytes: None,
+            read_only: false,
+            create_bytes: Some(100),
+            direct: false,
+            cache: CacheMode::WriteBack,
+            unmap: true,
+            engine: Engine::Threads,
+        };
+        let field = |config: FileConfig| match FileBdev::open(config) {
+            Err(OpenError::Invalid { field, .. }) => field,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it was taken"),
+        };
+        assert_eq!(field(config.clone()), "create_bytes");
+        let sized = FileConfig { create_bytes: Some(1 << 20), ..config };
+        assert_eq!(field(FileConfig { block_bytes: Some(2048), ..sized.clone() }), "block_size");
+        assert!(!path.exists());
+        // Made, and then refused: it goes again.
+        drop(Made::sparse(&sized, 1 << 20).unwrap());
+        assert!(!path.exists());
+        FileBdev::open(sized).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 20);
     }
 
     #[test]

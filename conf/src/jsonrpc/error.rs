@@ -39,6 +39,22 @@ impl RpcError {
         RpcError { code: Self::INVALID_PARAMS, message, data: Some(json!({ "field": field })) }
     }
 
+    /// The same error about a part of something larger: `place` goes before the field that it names.
+    pub fn within(self, place: &str) -> RpcError {
+        let field = self.data.as_ref().and_then(|d| d["field"].as_str());
+        match field {
+            Some(field) => {
+                let field = format!("{place}.{field}");
+                RpcError {
+                    message: format!("{place}.{}", self.message),
+                    data: Some(json!({ "field": field })),
+                    ..self
+                }
+            }
+            None => RpcError { message: format!("{place}: {}", self.message), ..self },
+        }
+    }
+
     /// There is something of this name already (EEXIST).
     pub fn exists(what: impl std::fmt::Display) -> RpcError {
         RpcError::new(-17, format!("{what} exists already"))
@@ -66,5 +82,21 @@ impl RpcError {
             object["data"] = data.clone();
         }
         object
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_a_part_is_named_with_the_part() {
+        let e = RpcError::field("lun_id", "too large").within("luns[1]");
+        assert_eq!(
+            (e.message.as_str(), e.data),
+            ("luns[1].lun_id: too large", Some(json!({"field": "luns[1].lun_id"})))
+        );
+        let e = RpcError::exists("LUN 1").within("luns[1]");
+        assert_eq!((e.message.as_str(), e.code), ("luns[1]: LUN 1 exists already", -17));
     }
 }

@@ -1,9 +1,8 @@
 //! Who may log in: initiator groups and auth groups.
 
-use std::net::IpAddr;
-
 use serde_json::{Value, json};
 use spindle_conf::jsonrpc::{MethodInfo, Methods, RpcError};
+use spindle_iscsi::config::{NamePattern, Netmask};
 
 use super::model::{AuthEntry, ReadSecret};
 use super::specs::{AuthGroup, ByTag, InitiatorGroup, Nothing};
@@ -35,9 +34,10 @@ pub(super) fn register(m: &mut Methods<Control>) {
             if model.initiator_groups.contains_key(&g.tag) {
                 return Err(RpcError::exists(format_args!("initiator group {}", g.tag)));
             }
-            model.initiator_groups.insert(g.tag, g);
+            let tag = g.tag;
+            model.initiator_groups.insert(tag, g);
             drop(model);
-            c.apply_access()?;
+            c.apply_or(|model| drop(model.initiator_groups.remove(&tag)))?;
             Ok(done())
         },
     );
@@ -74,9 +74,9 @@ pub(super) fn register(m: &mut Methods<Control>) {
                 )));
             }
             let gone = model.initiator_groups.remove(&p.tag);
-            gone.ok_or_else(|| RpcError::missing(format_args!("initiator group {}", p.tag)))?;
+            let gone = gone.ok_or_else(|| RpcError::missing(format_args!("initiator group {}", p.tag)))?;
             drop(model);
-            c.apply_access()?;
+            c.apply_or(|model| drop(model.initiator_groups.insert(p.tag, gone)))?;
             Ok(done())
         },
     );
@@ -117,9 +117,9 @@ pub(super) fn register(m: &mut Methods<Control>) {
                 return Err(RpcError::busy(format!("auth group {} is used by target node {name}", p.tag)));
             }
             let gone = model.auth_groups.remove(&p.tag);
-            gone.ok_or_else(|| RpcError::missing(format_args!("auth group {}", p.tag)))?;
+            let gone = gone.ok_or_else(|| RpcError::missing(format_args!("auth group {}", p.tag)))?;
             drop(model);
-            c.apply_access()?;
+            c.apply_or(|model| drop(model.auth_groups.insert(p.tag, gone)))?;
             Ok(done())
         },
     );
@@ -147,34 +147,19 @@ fn check_group(g: &InitiatorGroup) -> Result<(), RpcError> {
     if g.initiators.len() > ENTRIES_MAX || g.netmasks.len() > ENTRIES_MAX {
         return Err(RpcError::field("initiators", format!("at most {ENTRIES_MAX} entries")));
     }
+    // Parsed as the transport will parse them: what is taken here must not fail there.
     for (i, name) in g.initiators.iter().enumerate() {
         let bare = name.strip_prefix('!').unwrap_or(name);
-        if bare.is_empty() || bare.len() > 223 || bare.chars().any(|c| c.is_control() || c == ' ') {
+        if bare.len() > 223 || bare.chars().any(|c| c.is_control() || c == ' ') {
             let why = "an iSCSI name has 1 to 223 bytes and no spaces (RFC 7143 §4.2.7)";
             return Err(RpcError::field(format!("initiators[{i}]"), why));
         }
+        name.parse::<NamePattern>().map_err(|e| RpcError::field(format!("initiators[{i}]"), e))?;
     }
     for (i, mask) in g.netmasks.iter().enumerate() {
-        check_mask(mask).map_err(|why| RpcError::field(format!("netmasks[{i}]"), why))?;
+        mask.parse::<Netmask>().map_err(|e| RpcError::field(format!("netmasks[{i}]"), e))?;
     }
     Ok(())
-}
-
-fn check_mask(mask: &str) -> Result<(), String> {
-    if mask == "ANY" || mask == "ALL" {
-        return Ok(());
-    }
-    let (address, bits) = match mask.split_once('/') {
-        Some((a, b)) => (a, Some(b)),
-        None => (mask, None),
-    };
-    let address: IpAddr = super::portals::parse_host(address)?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    match bits.map(str::parse::<u8>) {
-        None => Ok(()),
-        Some(Ok(bits)) if bits <= most => Ok(()),
-        Some(_) => Err(format!("{mask:?}: the prefix length is 0 to {most}")),
-    }
 }
 
 fn change_group(c: &Control, g: InitiatorGroup, add: bool) -> Result<Value, RpcError> {
@@ -191,9 +176,15 @@ fn change_group(c: &Control, g: InitiatorGroup, add: bool) -> Result<Value, RpcE
         }
     }
     check_group(&changed)?;
-    *group = changed;
+    let old = std::mem::replace(group, changed);
+    // A wider group must not open a target that this portal group would have refused to serve so.
+    let opened = model.targets.values().find_map(|t| super::targets::check_open(&model, &t.spec).err());
+    if let Some(e) = opened {
+        model.initiator_groups.insert(g.tag, old);
+        return Err(RpcError::field("initiators", e.message));
+    }
     drop(model);
-    c.apply_access()?;
+    c.apply_or(|model| drop(model.initiator_groups.insert(g.tag, old)))?;
     Ok(done())
 }
 
@@ -222,8 +213,9 @@ fn create_auth(c: &Control, g: AuthGroup) -> Result<Value, RpcError> {
         };
         secrets.push(ReadSecret { user: (s.user.clone(), secret), mutual });
     }
-    c.model().auth_groups.insert(g.tag, AuthEntry { spec: g, secrets });
-    c.apply_access()?;
+    let tag = g.tag;
+    c.model().auth_groups.insert(tag, AuthEntry { spec: g, secrets });
+    c.apply_or(|model| drop(model.auth_groups.remove(&tag)))?;
     Ok(done())
 }
 
@@ -258,12 +250,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masks_are_checked() {
+    fn a_group_is_taken_only_if_the_transport_can_read_it() {
+        let group = |name: &str, mask: &str| InitiatorGroup {
+            tag: 1,
+            initiators: vec![name.into()],
+            netmasks: vec![mask.into()],
+        };
         for good in ["ANY", "10.0.0.0/8", "::/0", "[fd00::1]", "127.0.0.1"] {
-            assert!(check_mask(good).is_ok(), "{good}");
+            assert!(check_group(&group("ANY", good)).is_ok(), "{good}");
         }
-        for bad in ["", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "x", "10.0.0.0/-1"] {
-            assert!(check_mask(bad).is_err(), "{bad}");
+        for bad in
+            ["", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "x", "10.0.0.0/-1", "localhost", "[10.0.0.1]"]
+        {
+            let e = check_group(&group("ANY", bad)).unwrap_err();
+            assert_eq!(e.data, Some(json!({"field": "netmasks[0]"})), "{bad}");
+        }
+        for bad in ["", "!", "a b", "a\n"] {
+            let e = check_group(&group(bad, "ANY")).unwrap_err();
+            assert_eq!(e.data, Some(json!({"field": "initiators[0]"})), "{bad:?}");
         }
     }
 

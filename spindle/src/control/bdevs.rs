@@ -11,6 +11,8 @@ use super::model::BdevEntry;
 use super::specs::{ByName, FileCreate, MallocCreate, MaybeName, NullCreate, Resize};
 use super::{BdevSpec, Control, done, may, need};
 
+/// The names under which files and block devices go.
+const FILES: &[&str] = &["aio", "uring"];
 /// The longest device name.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -88,10 +90,10 @@ pub(super) fn register(m: &mut Methods<Control>) {
         delete(c, &p.name, &["null"])
     });
     m.add(MethodInfo { name: "bdev_aio_delete", about, params: by_name }, |c: &Control, p: ByName| {
-        delete(c, &p.name, &["aio", "uring"])
+        delete(c, &p.name, FILES)
     });
     m.add(MethodInfo { name: "bdev_uring_delete", about, params: by_name }, |c: &Control, p: ByName| {
-        delete(c, &p.name, &["aio", "uring"])
+        delete(c, &p.name, FILES)
     });
     let sized = const {
         &[
@@ -101,13 +103,19 @@ pub(super) fn register(m: &mut Methods<Control>) {
         ]
     };
     let about = "Changes the size of a device, in use or not: initiators get CAPACITY DATA HAS CHANGED.";
-    for name in ["bdev_null_resize", "bdev_malloc_resize", "bdev_aio_resize", "bdev_uring_resize"] {
-        m.add(MethodInfo { name, about, params: sized }, resize);
+    m.add(MethodInfo { name: "bdev_null_resize", about, params: sized }, |c: &Control, p: Resize| {
+        resize(c, p, &["null"])
+    });
+    m.add(MethodInfo { name: "bdev_malloc_resize", about, params: sized }, |c: &Control, p: Resize| {
+        resize(c, p, &["malloc"])
+    });
+    for name in ["bdev_aio_resize", "bdev_uring_resize"] {
+        m.add(MethodInfo { name, about, params: sized }, |c: &Control, p: Resize| resize(c, p, FILES));
     }
     let about = "Takes over the size that the file or block device has now.";
     for name in ["bdev_aio_rescan", "bdev_uring_rescan"] {
         m.add(MethodInfo { name, about, params: by_name }, |c: &Control, p: ByName| {
-            resize_to(c, &p.name, None)
+            resize_to(c, &p.name, None, FILES, "name")
         });
     }
     m.add(
@@ -152,9 +160,7 @@ fn delete(c: &Control, name: &str, drivers: &[&str]) -> Result<Value, RpcError> 
     let _one_at_a_time = c.changing();
     let mut model = c.model();
     let entry = model.bdev(name)?;
-    if !drivers.contains(&entry.bdev.driver()) {
-        return Err(RpcError::field("name", format!("{name} is a {} device", entry.bdev.driver())));
-    }
+    check_driver(entry, drivers)?;
     if entry.uses > 0 {
         let why = format!("bdev {name} is in use by {} LUN(s); remove them first", entry.uses);
         return Err(RpcError::busy(why));
@@ -163,7 +169,17 @@ fn delete(c: &Control, name: &str, drivers: &[&str]) -> Result<Value, RpcError> 
     Ok(done())
 }
 
-fn resize(c: &Control, p: Resize) -> Result<Value, RpcError> {
+fn check_driver(entry: &BdevEntry, drivers: &[&str]) -> Result<(), RpcError> {
+    let (name, driver) = (entry.bdev.info().name, entry.bdev.driver());
+    if drivers.contains(&driver) {
+        Ok(())
+    } else {
+        Err(RpcError::field("name", format!("{name} is a {driver} device")))
+    }
+}
+
+fn resize(c: &Control, p: Resize, drivers: &[&str]) -> Result<Value, RpcError> {
+    let field = if p.num_blocks.is_some() && p.new_size.is_none() { "num_blocks" } else { "new_size" };
     let block = u64::from(c.model().bdev(&p.name)?.bdev.info().block_bytes);
     let blocks = match (p.new_size, p.num_blocks) {
         (Some(mib), None) => mib
@@ -174,20 +190,27 @@ fn resize(c: &Control, p: Resize) -> Result<Value, RpcError> {
         _ => return Err(RpcError::field("new_size", "give new_size (MiB) or num_blocks")),
     };
     if blocks == 0 {
-        return Err(RpcError::field("new_size", "a device has at least one block"));
+        return Err(RpcError::field(field, "a device has at least one block"));
     }
-    resize_to(c, &p.name, Some(blocks))
+    resize_to(c, &p.name, Some(blocks), drivers, field)
 }
 
-fn resize_to(c: &Control, name: &str, blocks: Option<u64>) -> Result<Value, RpcError> {
+fn resize_to(
+    c: &Control,
+    name: &str,
+    blocks: Option<u64>,
+    drivers: &[&str],
+    field: &str,
+) -> Result<Value, RpcError> {
     let _one_at_a_time = c.changing();
     let (bdev, lu) = {
         let model = c.model();
         let entry = model.bdev(name)?;
+        check_driver(entry, drivers)?;
         (entry.bdev.clone(), entry.lu)
     };
     let old = bdev.info().blocks;
-    let new = bdev.resize(blocks).map_err(|e| RpcError::field("new_size", e))?;
+    let new = bdev.resize(blocks).map_err(|e| RpcError::field(field, e))?;
     if let Some(lu) = lu
         && new != old
     {

@@ -104,6 +104,16 @@ impl Control {
         if model.replaying { Ok(()) } else { self.backplane.apply_access(&model) }
     }
 
+    /// The same after a change of the model; if it fails, the change is undone, at the cores too.
+    fn apply_or(&self, undo: impl FnOnce(&mut Model)) -> Result<(), RpcError> {
+        let Err(error) = self.apply_access() else { return Ok(()) };
+        undo(&mut self.model());
+        if let Err(again) = self.apply_access() {
+            tracing::error!("going back to the old access lists: {}", again.message);
+        }
+        Err(error)
+    }
+
     /// Replays a configuration; stops at the first call that fails and says which.
     pub fn replay(&self, methods: &Methods<Control>, file: &ConfigFile) -> Result<usize, RpcError> {
         self.model().replaying = true;

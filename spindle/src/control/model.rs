@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use spindle_bdev::Bdev;
 use spindle_conf::jsonrpc::RpcError;
+use spindle_iscsi::config::{NamePattern, Netmask};
 
 use super::BdevSpec;
 use super::specs::{AuthGroup, InitiatorGroup, PgIgMap, PortalGroup, TargetNode};
@@ -68,6 +69,9 @@ pub struct TargetEntry {
     /// Its number: names its LUN map, and its relative identity at the cores.
     pub id: u32,
 }
+
+/// A name that no list has on purpose: a pattern that fits it fits anybody.
+const STRANGER: &str = "iqn.1992-08.invalid.nobody.we.know:anybody";
 
 /// Targets of one process.
 pub const TARGETS_MAX: usize = 65_535;
@@ -141,10 +145,11 @@ impl Model {
         !target.require_chap
             && target.pg_ig_maps.iter().any(|m| {
                 self.initiator_groups.get(&m.ig_tag).is_some_and(|g| {
-                    g.initiators.iter().any(|n| n == "ANY" || n == "*")
-                        && g.netmasks
-                            .iter()
-                            .any(|n| matches!(n.as_str(), "ANY" | "ALL" | "0.0.0.0/0" | "::/0"))
+                    let stranger =
+                        |n: &String| n.parse::<NamePattern>().ok().and_then(|p| p.verdict(STRANGER));
+                    let everywhere =
+                        |n: &String| matches!(n.parse(), Ok(Netmask::Any) | Ok(Netmask::Prefix(_, 0)));
+                    g.initiators.iter().find_map(stranger) == Some(true) && g.netmasks.iter().any(everywhere)
                 })
             })
     }

@@ -71,8 +71,12 @@ fn create(c: &Control, mut group: PortalGroup) -> Result<Value, RpcError> {
         }
         open.push(portal.clone());
     }
-    c.model().portal_groups.insert(group.tag, group);
-    c.apply_access()?;
+    let tag = group.tag;
+    c.model().portal_groups.insert(tag, group);
+    if let Err(e) = c.apply_or(|model| drop(model.portal_groups.remove(&tag))) {
+        open.iter().for_each(|p| c.backplane().unlisten(tag, p));
+        return Err(e);
+    }
     Ok(done())
 }
 

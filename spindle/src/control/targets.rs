@@ -109,9 +109,10 @@ pub(super) fn register(m: &mut Methods<Control>) {
             (spec.chap_group, spec.disable_chap) = (p.chap_group, p.disable_chap);
             (spec.require_chap, spec.mutual_chap) = (p.require_chap, p.mutual_chap);
             check(&model, &spec)?;
-            model.targets.get_mut(&name).expect("looked up above").spec = spec;
+            let old =
+                std::mem::replace(&mut model.targets.get_mut(&name).expect("looked up above").spec, spec);
             drop(model);
-            c.apply_access()?;
+            c.apply_or(|model| set_spec(model, &name, old))?;
             Ok(done())
         },
     );
@@ -141,11 +142,7 @@ fn create(c: &Control, mut spec: TargetNode) -> Result<Value, RpcError> {
             lun_id: Some(l.lun_id),
             read_only: l.read_only,
         };
-        add_lun(c, add).map(drop).map_err(|e| RpcError {
-            code: e.code,
-            message: format!("luns[{i}]: {}", e.message),
-            data: e.data,
-        })
+        add_lun(c, add).map(drop).map_err(|e| e.within(&format!("luns[{i}]")))
     });
     if let Err(e) = built.and_then(|()| c.apply_access()) {
         // Undo: what was opened is closed again, and nobody has seen the target yet.
@@ -174,10 +171,14 @@ fn change_maps(c: &Control, p: ChangeMaps, add: bool) -> Result<Value, RpcError>
         }
     }
     check(&model, &spec)?;
-    model.targets.get_mut(&name).expect("looked up above").spec = spec;
+    let old = std::mem::replace(&mut model.targets.get_mut(&name).expect("looked up above").spec, spec);
     drop(model);
-    c.apply_access()?;
+    c.apply_or(|model| set_spec(model, &name, old))?;
     Ok(done())
+}
+
+fn set_spec(model: &mut Model, name: &str, spec: TargetNode) {
+    model.targets.get_mut(name).expect("the change lock is held since it was looked up").spec = spec;
 }
 
 fn check(model: &Model, spec: &TargetNode) -> Result<(), RpcError> {
@@ -201,6 +202,11 @@ fn check(model: &Model, spec: &TargetNode) -> Result<(), RpcError> {
     } else if !model.auth_groups.contains_key(&spec.chap_group) {
         return Err(RpcError::field("chap_group", format!("there is no auth group {}", spec.chap_group)));
     }
+    check_open(model, spec)
+}
+
+/// Whether a target that anybody may log in to is reachable from beyond this machine without leave.
+pub(super) fn check_open(model: &Model, spec: &TargetNode) -> Result<(), RpcError> {
     if model.is_open(spec) {
         for m in &spec.pg_ig_maps {
             let group = &model.portal_groups[&m.pg_tag];
