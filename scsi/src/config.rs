@@ -14,8 +14,8 @@ pub struct EngineConfig {
     pub core: CoreId,
     /// How many cores run engines.
     pub cores: u8,
-    /// Task slots. Each nexus is promised [`EngineConfig::window_min`] of them at least, so this also bounds
-    /// how many nexuses fit.
+    /// Task slots, at most 65,536. Each nexus is promised [`EngineConfig::window_min`] of them: fewer than
+    /// `nexuses_max * window_min + immediate_share` keep some nexuses out.
     pub tasks_max: u32,
     /// I_T nexuses.
     pub nexuses_max: u16,

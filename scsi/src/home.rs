@@ -57,6 +57,8 @@ struct Active {
     abort: Option<AbortPlan>,
     /// Reset when all have left.
     reset: bool,
+    /// The gate is closed for the one who asked.
+    locks: bool,
 }
 
 struct AbortPlan {
@@ -123,6 +125,25 @@ impl Engine {
     }
 
     pub(crate) fn home_ask(&mut self, slot: u16, from: CoreId, ticket: Ticket, what: Box<Request>) {
+        let cause = match what.kind {
+            RequestKind::Reset(cause) => Some(cause),
+            RequestKind::ClearTaskSet => Some(AbortCause::ClearTaskSet),
+            _ => None,
+        };
+        let home = self.home(slot);
+        if let Some(cause) = cause
+            && home.active.as_ref().is_some_and(|a| a.locks)
+        {
+            // The holder of a lock, and those it keeps out, are among the tasks that are going to end: they need not
+            // run to their end first.
+            let members = home.members.clone();
+            let lu = self.lu(slot).lu;
+            for member in members {
+                let asker = what.who.clone();
+                let abort = Box::new(AbortSet { cause, nexuses: None, asker, except: None });
+                self.post(member, ScsiMsg::Doom { lu, abort });
+            }
+        }
         self.home(slot).queue.push_back(Job::Ask { from, ticket, what });
         self.home_pump(slot);
     }
@@ -175,10 +196,12 @@ impl Engine {
             news: None,
             abort: None,
             reset: false,
+            locks: false,
         };
         match verdict {
             Verdict::Answer(reply) => self.post(from, ScsiMsg::Reply { lu, ticket, reply }),
             Verdict::Lock(scope) => {
+                active.locks = true;
                 self.home(slot).active = Some(active);
                 self.home_close(slot, scope, None);
             }

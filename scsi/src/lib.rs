@@ -25,6 +25,8 @@
 //! documentation says.
 #![forbid(unsafe_code)]
 
+mod arrival;
+mod completion;
 pub mod config;
 mod describe;
 pub mod device_server;
@@ -36,6 +38,7 @@ pub mod lu;
 pub mod message;
 pub mod nexus;
 pub mod outcome;
+mod performance;
 pub mod planted;
 pub mod reserve;
 mod router;

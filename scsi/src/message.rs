@@ -89,6 +89,13 @@ pub enum ScsiMsg {
         /// Which of them are to end.
         abort: Option<Box<AbortSet>>,
     },
+    /// Home to member: these tasks will be ended by a closing that stands in line; they may end now.
+    Doom {
+        /// The unit.
+        lu: LuId,
+        /// Which tasks.
+        abort: Box<AbortSet>,
+    },
     /// Home to member: this is the policy from now on. Answer: `Acked`.
     Publish {
         /// The unit.

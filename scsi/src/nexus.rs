@@ -195,10 +195,14 @@ impl Engine {
     }
 
     /// Slots promised: the start window at once, more as long as the table has room beyond what is promised to
-    /// others and kept for immediate commands. What was granted stays granted until the nexus ends.
+    /// others, kept for immediate commands, and kept for the start windows of nexuses that may still come. What
+    /// was granted stays granted until the nexus ends.
     pub(crate) fn nexus_grant(&mut self, id: NexusId, wanted: u32) -> u32 {
         let Some(slot) = self.nexus_slot(id) else { return 0 };
-        let room = self.tasks.capacity().saturating_sub(self.cfg.immediate_share + self.granted);
+        let up = self.nexuses.iter().filter(|n| n.up).count() as u32;
+        let to_come = u32::from(self.cfg.nexuses_max).saturating_sub(up) * self.cfg.window_min;
+        let kept = self.cfg.immediate_share + self.granted + to_come;
+        let room = self.tasks.capacity().saturating_sub(kept);
         let nexus = &mut self.nexuses[usize::from(slot)];
         let more = wanted.min(self.cfg.window_max).saturating_sub(nexus.granted).min(room);
         // Slots that it already uses beyond its old promise are within the new one.

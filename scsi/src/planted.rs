@@ -23,24 +23,44 @@ pub enum Bug {
     OrderIgnored = 8,
     /// A failed write is answered with GOOD.
     WriteErrorHidden = 9,
+    /// COMPARE AND WRITE starts before others have left its blocks.
+    GateClosedEarly = 10,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 10] = [
+        Bug::EarlyTmfAnswer,
+        Bug::StatusAfterAbort,
+        Bug::ReservationPublishedLate,
+        Bug::LostWakeUp,
+        Bug::LateWrite,
+        Bug::StaleData,
+        Bug::PoolForgotten,
+        Bug::OrderIgnored,
+        Bug::WriteErrorHidden,
+        Bug::GateClosedEarly,
+    ];
 }
 
 #[cfg(feature = "planted")]
 mod active {
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::cell::Cell;
 
     use super::Bug;
 
-    static ACTIVE: AtomicU8 = AtomicU8::new(0);
+    thread_local! {
+        static ACTIVE: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
 
-    /// Plants a mistake (one at a time; `None` takes it out), for the whole process.
+    /// Plants a mistake in what this thread runs (one at a time; `None` takes it out).
     pub fn plant(bug: Option<Bug>) {
-        ACTIVE.store(bug.map_or(0, |b| b as u8), Ordering::Relaxed);
+        ACTIVE.set(bug);
     }
 
     /// Whether this mistake is to be made.
     pub fn on(bug: Bug) -> bool {
-        ACTIVE.load(Ordering::Relaxed) == bug as u8
+        ACTIVE.get() == Some(bug)
     }
 }
 

@@ -59,7 +59,12 @@ pub(crate) enum Whose {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Then {
     Tmf(u32),
-    GateClosed { lu: u16, epoch: u32 },
+    GateClosed {
+        lu: u16,
+        epoch: u32,
+    },
+    /// Nobody waits.
+    Nothing,
 }
 
 struct PendingTmf {
@@ -291,7 +296,7 @@ impl Engine {
             self.tmf_part_begun(tmf);
         }
         // The watch stands before the first task ends.
-        if watch.left > 0 || matches!(then, Then::GateClosed { .. }) {
+        if then != Then::Nothing && (watch.left > 0 || matches!(then, Then::GateClosed { .. })) {
             self.watches.watches.push(watch);
         }
         if concerned.is_empty() {
@@ -343,8 +348,7 @@ impl Engine {
             }
             TaskState::Blocked => {
                 if planted::on(Bug::LateWrite) {
-                    self.tasks.hot(slot).flags &= !flag::ABORTED;
-                    return;
+                    self.write_late(slot);
                 }
                 self.unlink(slot);
                 self.end_aborted(slot);
@@ -417,6 +421,10 @@ impl Engine {
         let (cookie, nexus) = (task.cookie, task.nexus);
         let nexus = self.nexus_id(nexus);
         self.fx.port.push(PortEffect::Revoke { task: id, cookie, nexus });
+        if planted::on(Bug::StatusAfterAbort) {
+            let outcome = plain(Status::Good, residual(0, 0));
+            self.fx.port.push(PortEffect::Respond { task: id, cookie, nexus, outcome, data: None });
+        }
         self.leave(slot);
         self.end(slot);
     }
@@ -453,6 +461,7 @@ impl Engine {
             match watch.then {
                 Then::Tmf(tmf) => self.tmf_part_done(tmf),
                 Then::GateClosed { lu, epoch } => self.gate_is_closed(lu, epoch),
+                Then::Nothing => {}
             }
         }
     }

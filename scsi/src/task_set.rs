@@ -21,7 +21,7 @@ pub struct TaskSet {
 }
 
 impl TaskSet {
-    /// A task arrives. `true`: it may run now; otherwise it stands in line, and [`TaskSet::next`] will name it.
+    /// A task arrives. `true`: it may run now; otherwise it stands in line, and [`TaskSet::wake`] will name it.
     #[inline]
     pub fn admit(&mut self, tasks: &mut TaskTable, slot: Slot, attr: TaskAttr) -> bool {
         if self.barriers == 0

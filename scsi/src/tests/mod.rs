@@ -1,10 +1,18 @@
 //! A bench for engines: several cores, a transport that keeps its part of the seam, a disk that can be told when to
 //! answer. Everything that may happen next stands in a list, so that a test can choose, or a seed can.
 
+mod attentions;
+mod describing;
+mod gates;
+#[cfg(feature = "planted")]
+mod planted;
+mod reservations;
+mod steps;
+mod storm;
 mod task_management;
 mod way;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use spindle_bdev::{
@@ -13,8 +21,8 @@ use spindle_bdev::{
 use spindle_mem::{Arena, ArenaConfig, PoolConfig, Sgv, SgvPool};
 use spindle_reactor::{CoreId, Tick};
 use spindle_scsi_port::{
-    Admit, Command, Expected, Mid, NexusId, NexusInfo, PortEffect, Residual, TaskAttr, TaskId, TaskTag, Tmf,
-    TmfFunction, TmfId, TmfResponse, TransportKind,
+    Admit, Command, Expected, Mid, NexusId, NexusInfo, PortEffect, ReceiveError, Residual, TaskAttr, TaskId,
+    TaskTag, Tmf, TmfFunction, TmfId, TmfResponse, TransportKind,
 };
 use spindle_scsi_spec::cdb::{Family, Read, Write};
 use spindle_scsi_spec::{Asc, Lun, LunMethod, Sense, SenseKey, Status};
@@ -29,6 +37,8 @@ pub const DISK_BLOCKS: u64 = 1024;
 /// A command as the transport sees it.
 pub struct Cmd {
     pub nexus: NexusId,
+    pub lun: u32,
+    pub attr: TaskAttr,
     pub task: Option<TaskId>,
     pub out: Vec<u8>,
     pub state: State,
@@ -71,6 +81,8 @@ pub enum Event {
     Io(u8, usize),
     /// Data-Out of a command is complete.
     Fill(usize),
+    /// Data-Out of a command is damaged on the way.
+    FillFails(usize),
     /// Unwanted Data-Out has passed.
     Swallow(usize),
     /// A status stands in the send order.
@@ -95,10 +107,14 @@ pub struct World {
     pub tmfs: HashMap<u32, (NexusId, Option<TmfResponse>)>,
     pub next_tmf: u32,
     pub gone: Vec<NexusId>,
+    pub names: HashMap<NexusId, u8>,
     pub closed: Vec<(u8, LuId)>,
     pub stored: usize,
+    pub refuses_to_store: bool,
     /// The next operations of this kind fail.
     pub fail: Option<(Op, BlockError)>,
+    /// Tasks with an operation that failed.
+    pub failed: HashSet<(u8, TaskId)>,
     /// Operations that reached the disk, in order of completion.
     pub log: Vec<(Op, u64, u32, IoFlags)>,
 }
@@ -122,6 +138,7 @@ impl World {
                 let pool = SgvPool::new(CoreId(core), Arc::clone(&arena), &config).unwrap();
                 let cfg = EngineConfig {
                     tasks_max: 256,
+                    nexuses_max: 8,
                     shares: 8,
                     immediate_share: 16,
                     ..EngineConfig::new(CoreId(core), cores)
@@ -146,9 +163,12 @@ impl World {
             tmfs: HashMap::new(),
             next_tmf: 1,
             gone: Vec::new(),
+            names: HashMap::new(),
             closed: Vec::new(),
             stored: 0,
+            refuses_to_store: false,
             fail: None,
+            failed: HashSet::new(),
             log: Vec::new(),
         }
     }
@@ -167,8 +187,13 @@ impl World {
     }
 
     pub fn nexus(&mut self, core: u8, name: u8) -> NexusId {
+        self.nexus_with(core, name, 128)
+    }
+
+    pub fn nexus_with(&mut self, core: u8, name: u8, window: u32) -> NexusId {
         let id = self.engine(core).nexus_up(Box::new(nexus_info(name))).unwrap();
-        self.engine(core).grant(id, 128);
+        self.engine(core).grant(id, window);
+        self.names.insert(id, name);
         self.drain(core);
         id
     }
@@ -211,7 +236,16 @@ impl World {
             Admit::Swallow(task) => (Some(task), State::Swallows),
             Admit::Refused => (None, State::Refused),
         };
-        self.cmds.push(Cmd { nexus, task, out: out.to_vec(), state, answer: None, revoked: false });
+        self.cmds.push(Cmd {
+            nexus,
+            lun,
+            attr,
+            task,
+            out: out.to_vec(),
+            state,
+            answer: None,
+            revoked: false,
+        });
         self.drain(core);
         at
     }
@@ -259,6 +293,7 @@ impl World {
         }
         for (channel, io) in fx.io {
             assert_eq!(channel, ChannelId(3));
+            self.assert_order(core, &io);
             self.io[usize::from(core)].push(io);
         }
         self.hinted.extend(fx.aborts.into_iter().map(|(_, key)| key));
@@ -271,9 +306,26 @@ impl World {
                 ControlEvent::LuClosed { lu } => self.closed.push((core, lu)),
                 ControlEvent::Store { lu, ticket, .. } => {
                     self.stored += 1;
-                    self.engine(core).stored(lu, ticket, true);
+                    let ok = !self.refuses_to_store;
+                    self.engine(core).stored(lu, ticket, ok);
                     self.drain(core);
                 }
+            }
+        }
+    }
+
+    /// An ORDERED command goes to the device only when no older one of its nexus is there.
+    fn assert_order(&self, core: u8, io: &BlockIo) {
+        let of = |io: &BlockIo| {
+            let task = crate::task::of_io_key(io.key).0;
+            let mine = |c: &Cmd| c.nexus.core() == core && c.task == Some(task) && c.answer.is_none();
+            self.cmds.iter().rposition(mine)
+        };
+        let Some(this) = of(io) else { return };
+        if self.cmds[this].attr == TaskAttr::Ordered {
+            for other in self.io[usize::from(core)].iter().filter_map(of) {
+                let same = self.cmds[other].nexus == self.cmds[this].nexus;
+                assert!(!same || other >= this, "command {other} is older than ORDERED {this}");
             }
         }
     }
@@ -292,6 +344,8 @@ impl World {
                 assert_eq!((cmd.task.unwrap_or(task), cmd.nexus), (task, nexus));
                 assert!(cmd.answer.is_none(), "a command is answered once");
                 assert!(!cmd.revoked, "a revoked command is not answered");
+                let failed = self.failed.contains(&(core, task));
+                assert!(!failed || outcome.status != Status::Good, "what the device failed is not GOOD");
                 assert!(
                     !matches!(cmd.state, State::Landed(_)),
                     "a command whose buffer the transport has is not answered"
@@ -377,6 +431,13 @@ impl World {
                 self.engine(core).received(task, buf);
                 core
             }
+            Event::FillFails(n) => {
+                let cmd = &mut self.cmds[n];
+                let State::Landed(buf) = std::mem::replace(&mut cmd.state, State::Sent) else { panic!() };
+                let (task, core) = (cmd.task.unwrap(), cmd.nexus.core());
+                self.engine(core).receive_failed(task, Some(buf), ReceiveError::Digest);
+                core
+            }
             Event::Swallow(n) => {
                 let cmd = &mut self.cmds[n];
                 cmd.state = State::Sent;
@@ -424,10 +485,11 @@ impl World {
     }
 
     /// The disk does what it is told.
-    fn device(&mut self, _core: u8, io: BlockIo) -> IoDone {
+    fn device(&mut self, core: u8, io: BlockIo) -> IoDone {
         if let Some((op, error)) = self.fail
             && op == io.op
         {
+            self.failed.insert((core, crate::task::of_io_key(io.key).0));
             return IoDone::of(io, IoResult::Err(error));
         }
         self.log.push((io.op, io.lba, io.blocks, io.flags));
@@ -522,4 +584,24 @@ pub fn write(lba: u64, blocks: u32) -> Vec<u8> {
 
 pub fn blocks(fill: u8, n: usize) -> Vec<u8> {
     vec![fill; n * BLOCK]
+}
+
+pub fn compare_and_write(lba: u64) -> Vec<u8> {
+    let mut cdb = vec![0x89, 0];
+    cdb.extend(lba.to_be_bytes());
+    cdb.extend([0, 0, 0, 1, 0, 0]);
+    cdb
+}
+
+/// PERSISTENT RESERVE OUT of a service action with a type.
+pub fn persistent_out(action: u8, kind: u8) -> Vec<u8> {
+    vec![0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0]
+}
+
+/// Its parameter list: own key, and the key the action is about.
+pub fn pr_list(key: u64, service_key: u64) -> Vec<u8> {
+    let mut list = key.to_be_bytes().to_vec();
+    list.extend(service_key.to_be_bytes());
+    list.extend([0; 8]);
+    list
 }

@@ -99,7 +99,7 @@ fn what_lies_beyond_the_end_or_the_limit_is_refused() {
 }
 
 #[test]
-fn a_failed_read_sends_no_data_and_a_failed_write_is_not_good() {
+pub fn a_failed_read_sends_no_data_and_a_failed_write_is_not_good() {
     let (mut w, n) = World::ready();
     w.fail = Some((Op::Read, BlockError::MediumRead));
     let a = w.ask(n, &read(4, 2), 1024, &[]);
@@ -156,16 +156,18 @@ fn a_pool_of_four_serves_everybody_in_turn() {
 fn within_its_grant_a_nexus_always_finds_a_slot() {
     let mut w = World::new(1);
     let (a, b) = (w.nexus(0, 1), w.nexus(0, 2));
-    // 256 slots, 16 for immediate commands: 128 for the first, the rest for the second.
+    // 256 slots; 16 are kept for immediate commands, 8 for each of the nexuses that may still come.
     assert_eq!(w.engine(0).grant(a, 1000), 128);
-    assert_eq!(w.engine(0).grant(b, 1000), 112);
-    assert_eq!(w.engine(0).nexus_up(Box::new(nexus_info(3))), Err(spindle_scsi_port::Refusal::NoRoom));
+    assert_eq!(w.engine(0).grant(b, 1000), 64);
     let greedy: Vec<_> = (0..300).map(|_| w.send(a, &read(0, 1), 512, &[])).collect();
     let held = greedy.iter().filter(|c| !matches!(w.cmds[**c].state, State::Refused)).count();
-    assert_eq!(held, 128 + 16);
-    let modest: Vec<_> = (0..112).map(|_| w.send(b, &read(0, 1), 512, &[])).collect();
+    assert_eq!(held, 256 - 64);
+    let modest: Vec<_> = (0..64).map(|_| w.send(b, &read(0, 1), 512, &[])).collect();
     assert!(modest.iter().all(|c| !matches!(w.cmds[*c].state, State::Refused)));
     w.run();
+    (3..9).for_each(|n| _ = w.nexus(0, n));
+    let ninth = w.engine(0).nexus_up(Box::new(nexus_info(9)));
+    assert_eq!(ninth, Err(spindle_scsi_port::Refusal::NoRoom));
     w.assert_quiet();
 }
 

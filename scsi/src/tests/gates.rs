@@ -1,0 +1,153 @@
+//! Gates, locks and the life of units across cores.
+
+use super::*;
+
+#[test]
+fn compare_and_write_writes_if_equal_and_tells_where_it_differs() {
+    let (mut w, n) = World::ready();
+    w.disk[..BLOCK].fill(3);
+    let mut both = blocks(3, 1);
+    both.extend(blocks(4, 1));
+    assert_eq!(w.ask(n, &compare_and_write(0), 0, &both).status, Status::Good);
+    assert!(w.disk[..BLOCK].iter().all(|b| *b == 4));
+    both[..BLOCK].fill(4);
+    both[77] = 0;
+    let a = w.ask(n, &compare_and_write(0), 0, &both);
+    assert_eq!(a.asc(), Some((SenseKey::Miscompare, Asc::MISCOMPARE_DURING_VERIFY)));
+    assert_eq!(a.sense.unwrap().information(), Some(77));
+    let a = w.ask(n, &compare_and_write(0), 0, &blocks(4, 1));
+    assert_eq!(a.asc(), Some((SenseKey::IllegalRequest, Asc::INVALID_FIELD_IN_CDB)));
+    assert_eq!(w.engine(0).gate_of(LU), Some(crate::gate::Gate::Open));
+    w.assert_quiet();
+}
+
+#[test]
+pub fn compare_and_write_waits_for_writes_that_have_begun() {
+    let mut w = World::new(2);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    w.send(n[1], &write(5, 1), 0, &blocks(8, 1));
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let mut both = blocks(8, 1);
+    both.extend(blocks(9, 1));
+    let swap = w.send(n[0], &compare_and_write(5), 0, &both);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    assert_eq!((w.io[0].len(), w.io[1].len()), (0, 1), "the write comes first");
+    w.run();
+    assert_eq!(w.cmds[swap].answer.as_ref().unwrap().status, Status::Good);
+    assert_eq!(w.disk[5 * BLOCK], 9);
+    w.assert_quiet();
+}
+
+#[test]
+fn only_one_of_many_compare_and_writes_on_two_cores_wins() {
+    let mut w = World::new(2);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    let mut cmds = Vec::new();
+    for i in 0..8u8 {
+        let mut both = blocks(0, 1);
+        both.extend(blocks(i + 1, 1));
+        cmds.push(w.send(n[usize::from(i % 2)], &compare_and_write(5), 0, &both));
+    }
+    w.run();
+    let good = cmds.iter().filter(|c| w.cmds[**c].answer.as_ref().unwrap().status == Status::Good);
+    assert_eq!(good.count(), 1);
+    w.assert_quiet();
+}
+
+#[test]
+fn a_write_into_the_blocks_waits_and_one_beside_them_does_not() {
+    let mut w = World::new(2);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    let mut both = blocks(0, 1);
+    both.extend(blocks(1, 1));
+    let swap = w.send(n[0], &compare_and_write(5), 0, &both);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let inside = w.send(n[1], &write(4, 2), 0, &blocks(8, 2));
+    let beside = w.send(n[1], &write(6, 1), 0, &blocks(9, 1));
+    let reads = w.send(n[1], &read(5, 1), 512, &[]);
+    w.run_but(|e| matches!(e, Event::Io(0, _)));
+    assert!(w.cmds[inside].answer.is_none());
+    assert!(w.cmds[beside].answer.is_some() && w.cmds[reads].answer.is_some());
+    w.run();
+    assert_eq!(w.cmds[swap].answer.as_ref().unwrap().status, Status::Good);
+    assert_eq!((w.disk[4 * BLOCK], w.disk[5 * BLOCK]), (8, 8));
+    w.assert_quiet();
+}
+
+#[test]
+fn a_reset_does_not_wait_for_those_a_lock_keeps_out() {
+    let mut w = World::new(2);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    let mut both = blocks(0, 1);
+    both.extend(blocks(1, 1));
+    let swap = w.send(n[0], &compare_and_write(5), 0, &both);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let waits = w.send(n[1], &write(5, 1), 0, &blocks(8, 1));
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let tmf = w.tmf(n[1], TmfFunction::LogicalUnitReset);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    assert!(w.cmds[waits].revoked, "who waits at the gate ends at once");
+    assert_eq!(w.hinted.len(), 1, "the holder's operation is given up");
+    assert_eq!(w.tmf_answer(tmf), None);
+    w.run();
+    assert_eq!(w.tmf_answer(tmf), Some(TmfResponse::Complete));
+    assert!(w.cmds[swap].revoked && w.disk[5 * BLOCK] == 0);
+    w.assert_quiet();
+}
+
+#[test]
+fn an_ordered_task_of_a_shared_set_keeps_out_the_other_core() {
+    let mut w = World::with(2, SMALL, info(), true);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    let ordered = w.send_as(n[0], 0, TaskAttr::Ordered, &write(0, 1), 0, &blocks(5, 1));
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let other = w.send(n[1], &read(0, 1), 512, &[]);
+    assert!(w.io[1].is_empty(), "it waits at the gate");
+    w.run();
+    assert_eq!(w.cmds[ordered].answer.as_ref().unwrap().status, Status::Good);
+    assert_eq!(w.cmds[other].answer.as_ref().unwrap().data, blocks(5, 1));
+    w.assert_quiet();
+}
+
+#[test]
+fn a_unit_closes_when_its_last_task_and_last_member_are_gone() {
+    let mut w = World::new(2);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    let c = w.send(n[1], &read(0, 1), 512, &[]);
+    for core in 0..2 {
+        w.engine(core).set_lun_map(1, &[]);
+        w.engine(core).close_lu(LU);
+        w.drain(core);
+    }
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    assert!(w.closed.is_empty(), "core 1 still reads");
+    let a = w.ask(n[0], &TUR, 0, &[]);
+    assert_eq!(a.asc(), Some((SenseKey::IllegalRequest, Asc::LOGICAL_UNIT_NOT_SUPPORTED)));
+    w.run();
+    assert_eq!(w.cmds[c].answer.as_ref().unwrap().status, Status::Good, "what had begun is finished");
+    w.closed.sort_unstable();
+    assert_eq!(w.closed, [(0, LU), (1, LU)]);
+    w.assert_quiet();
+    // It may come again.
+    for core in 0..2 {
+        w.engine(core).open_lu(spec(&info(), false));
+        w.engine(core).set_lun_map(1, &[(0, LU, false)]);
+        w.drain(core);
+    }
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    assert_eq!(w.ask(n[1], &read(0, 1), 512, &[]).status, Status::Good);
+    w.assert_quiet();
+}
