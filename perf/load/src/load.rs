@@ -1,0 +1,259 @@
+//! A run: sessions spread over generator threads, warm-up, counting, draining.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use spindle_ffi_os::cpu::{self, monotonic_ns};
+use spindle_ffi_os::limit;
+use spindle_initiator::Window;
+
+use crate::conn::{Conn, Feed, Part};
+use crate::report::{Report, Stats, preemptions};
+use crate::session::{self, Geometry, Place};
+use crate::url::Url;
+use crate::workload::Workload;
+
+/// A target that answers nothing for so long has failed.
+const SILENCE_MAX_NS: u64 = 10_000_000_000;
+/// Idle sessions are looked at one by one, each so often: their pings are answered in time and their polling
+/// does not show in the figures of the busy ones.
+const IDLE_GAP_NS: u64 = 100_000;
+/// Time for the last commands of an open loop.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Runs a workload against a logical unit.
+pub fn run(url: &Url, work: &Workload) -> Result<Report> {
+    work.check()?;
+    let _ = limit::raise_open_files();
+    let threads = work.cpus.len().max(1).min(work.sessions as usize);
+    let barrier = Barrier::new(threads);
+    let failed = AtomicBool::new(false);
+    let results: Vec<Result<Share>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads)
+            .map(|n| {
+                let (barrier, failed) = (&barrier, &failed);
+                scope.spawn(move || {
+                    let thread = Thread { url, work, number: n as u32, threads: threads as u32, failed };
+                    thread.run(barrier).inspect_err(|_| failed.store(true, Ordering::Relaxed))
+                })
+            })
+            .collect();
+        handles.into_iter().map(|h| h.join().expect("a generator thread does not panic")).collect()
+    });
+    let mut stats = Stats::default();
+    let (mut seconds, mut preempted, mut unsent) = (0f64, 0, 0);
+    let mut first_error = None;
+    for result in results {
+        match result {
+            Ok(share) => {
+                stats.add(&share.stats);
+                seconds = seconds.max(share.seconds);
+                preempted += share.preempted;
+                unsent += share.unsent;
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    if let Some(error) = first_error {
+        return Err(error);
+    }
+    let mut report = Report::of(work.name(), &stats, seconds, preempted);
+    report.unsent = unsent;
+    Ok(report)
+}
+
+/// What one thread found.
+struct Share {
+    stats: Stats,
+    seconds: f64,
+    preempted: u64,
+    unsent: u64,
+}
+
+struct Thread<'a> {
+    url: &'a Url,
+    work: &'a Workload,
+    number: u32,
+    threads: u32,
+    failed: &'a AtomicBool,
+}
+
+/// Connections with the window of the session each belongs to.
+struct Connections {
+    windows: Vec<Window>,
+    conns: Vec<(usize, Conn)>,
+    idle: Vec<(Window, Conn)>,
+}
+
+impl Thread<'_> {
+    fn run(&self, barrier: &Barrier) -> Result<Share> {
+        let pinned = match self.work.cpus.get(self.number as usize) {
+            Some(&cpu) => cpu::pin_to(&[cpu]).with_context(|| format!("processor {cpu}")),
+            None => Ok(()),
+        };
+        let connected = pinned.and_then(|()| self.connect());
+        if connected.is_err() {
+            // The others must not wait for us, nor run without us.
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        barrier.wait();
+        let mut connections = connected?;
+        if self.failed.load(Ordering::Relaxed) {
+            bail!("another generator thread failed");
+        }
+        self.drive(&mut connections)
+    }
+
+    fn connect(&self) -> Result<Connections> {
+        let mine = |n: &u32| n % self.threads == self.number;
+        let mut all = Connections { windows: Vec::new(), conns: Vec::new(), idle: Vec::new() };
+        let parts = u64::from(self.work.sessions) * u64::from(self.work.connections);
+        for session in (0..self.work.sessions).filter(mine) {
+            let (first, geometry) =
+                session::login_and_measure(self.url, self.work, Place::first_of(session))?;
+            let tsih = first.tsih;
+            let mut logged_in = vec![first];
+            for cid in 2..=self.work.connections {
+                let cmd_sn = logged_in[0].window.cmd_sn;
+                let place = Place { session, tsih, cid, cmd_sn };
+                logged_in.push(session::login(self.url, self.work, place)?);
+            }
+            let mut window = logged_in[0].window;
+            for (n, from) in logged_in.into_iter().enumerate() {
+                if from.window.max_cmd_sn.gt(window.max_cmd_sn) {
+                    window.max_cmd_sn = from.window.max_cmd_sn;
+                }
+                let number = u64::from(session) * u64::from(self.work.connections) + n as u64;
+                let part = self.part(geometry, number, parts)?;
+                let conn = Conn::new(from, self.work, part, geometry, self.url.lun, true, number)?;
+                all.conns.push((all.windows.len(), conn));
+            }
+            all.windows.push(window);
+        }
+        let unit = Geometry { blocks: 1, block_len: 512 };
+        for n in (0..self.work.idle_sessions).filter(mine) {
+            let from = session::login(self.url, self.work, Place::first_of(self.work.sessions + n))?;
+            let window = from.window;
+            let part = Part { first_block: 0, chunks: 1 };
+            let quiet = Workload { verify: false, ..self.work.clone() };
+            all.idle.push((window, Conn::new(from, &quiet, part, unit, self.url.lun, false, u64::from(n))?));
+        }
+        Ok(all)
+    }
+
+    /// Without verification everybody works everywhere; with it, each connection keeps to itself.
+    fn part(&self, geometry: Geometry, number: u64, of: u64) -> Result<Part> {
+        let bs = u64::from(self.work.bs);
+        ensure!(
+            bs % u64::from(geometry.block_len) == 0,
+            "commands are no multiple of {} bytes",
+            geometry.block_len
+        );
+        let bytes = geometry.blocks.saturating_mul(geometry.block_len.into());
+        let bytes = self.work.span_bytes.map_or(bytes, |span| span.min(bytes));
+        let chunks = bytes / bs;
+        let (first, chunks) =
+            if self.work.verify { (number * (chunks / of), chunks / of) } else { (0, chunks) };
+        ensure!(chunks > 0, "the logical unit is too small");
+        Ok(Part { first_block: first * (bs / u64::from(geometry.block_len)), chunks })
+    }
+
+    fn feed(&self, start: u64) -> Feed {
+        let share = f64::from(self.threads);
+        let ops = self.work.ops.map(|ops| {
+            let threads = u64::from(self.threads);
+            ops / threads + u64::from(u64::from(self.number) < ops % threads)
+        });
+        match self.work.rate {
+            None => Feed::closed(ops),
+            Some(rate) => {
+                let rng =
+                    rate.poisson.then(|| fastrand::Rng::with_seed(self.work.seed ^ u64::from(self.number)));
+                Feed::open(ops, start, rate.per_second / share, rng)
+            }
+        }
+    }
+
+    fn drive(&self, all: &mut Connections) -> Result<Share> {
+        let zero = monotonic_ns();
+        let mut feed = self.feed(zero);
+        let warmup = if self.work.ops.is_some() { 0 } else { self.work.warmup.as_nanos() as u64 };
+        let begin = zero + warmup;
+        let end = begin + self.work.time.as_nanos() as u64;
+        let (mut phase, mut began, mut ended) = (Phase::WarmUp, begin, end);
+        let (mut last_heard, mut last_idle, mut next_idle) = (zero, zero, 0);
+        let (mut preempted_before, mut unsent, mut rotation) = (0, 0, 0usize);
+        loop {
+            let now = monotonic_ns();
+            match phase {
+                Phase::WarmUp if now >= begin => {
+                    began = now;
+                    all.conns.iter_mut().for_each(|(_, conn)| conn.count());
+                    preempted_before = preemptions();
+                    phase = Phase::Counting;
+                }
+                Phase::Counting if now >= end || feed.is_exhausted() => {
+                    unsent = feed.stop(end.min(now));
+                    ended = now;
+                    // Commands of an open loop that were due in time count whenever they end.
+                    if self.work.ops.is_none() && self.work.rate.is_none() {
+                        all.conns.iter_mut().for_each(|(_, conn)| conn.stop_counting());
+                    }
+                    phase = Phase::Draining;
+                }
+                Phase::Draining => {
+                    if all.conns.iter().all(|(_, conn)| conn.outstanding() == 0) {
+                        break;
+                    }
+                    if self.work.ops.is_some() {
+                        ended = now;
+                    }
+                    ensure!(
+                        now < end.max(ended) + DRAIN_MAX.as_nanos() as u64,
+                        "commands were never answered"
+                    );
+                }
+                _ => {}
+            }
+            let mut heard = false;
+            // Each pass begins with another connection, so that none is always served first.
+            rotation = if rotation + 1 >= all.conns.len() { 0 } else { rotation + 1 };
+            let (before, from) = all.conns.split_at_mut(rotation);
+            for (session, conn) in from.iter_mut().chain(before) {
+                heard |= conn.turn(&mut all.windows[*session], &mut feed, now)?;
+            }
+            if heard {
+                last_heard = now;
+            } else if now - last_heard > SILENCE_MAX_NS {
+                let open: usize = all.conns.iter().map(|(_, conn)| conn.outstanding()).sum();
+                ensure!(
+                    open == 0,
+                    "no answer for {} s with {open} commands outstanding",
+                    SILENCE_MAX_NS / 1_000_000_000
+                );
+            }
+            if now - last_idle >= IDLE_GAP_NS && !all.idle.is_empty() {
+                last_idle = now;
+                next_idle = (next_idle + 1) % all.idle.len();
+                let (window, conn) = &mut all.idle[next_idle];
+                conn.turn(window, &mut Feed::closed(Some(0)), now).context("an idle session")?;
+            }
+            if self.failed.load(Ordering::Relaxed) {
+                bail!("another generator thread failed");
+            }
+        }
+        let mut stats = Stats::default();
+        all.conns.iter().for_each(|(_, conn)| stats.add(conn.stats()));
+        let preempted = preemptions() - preempted_before;
+        Ok(Share { stats, seconds: (ended - began) as f64 / 1e9, preempted, unsent })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    WarmUp,
+    Counting,
+    Draining,
+}

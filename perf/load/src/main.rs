@@ -1,0 +1,80 @@
+//! `spindle-perf`: see the crate's page.
+
+#![forbid(unsafe_code)]
+
+mod args;
+
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use spindle_ffi_os::cpu;
+use spindle_perf::respond::{self, Disk};
+use spindle_perf::{distance, load, wire};
+
+use crate::args::{Args, Command, RespondArgs, WireArgs};
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Load(args) => args.workload().and_then(|work| {
+            let report = load::run(&args.url, &work)?;
+            print(args.json, &report, || report.text())
+        }),
+        Command::Wire(args) => run_wire(&args),
+        Command::Respond(args) => run_respond(&args),
+        Command::Distance { cpus, json } => args::pair(&cpus).and_then(|(a, b)| {
+            let ns = distance::measure(a, b)?;
+            let class = distance::Class::of(ns);
+            let value = serde_json::json!({ "one_way_ns": ns, "class": class });
+            print(json, &value, || {
+                format!("{ns:.0} ns one way between processors {a} and {b}: {}\n", class.name())
+            })
+        }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spindle-perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(json: bool, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(value)?);
+    } else {
+        print!("{}", text());
+    }
+    Ok(())
+}
+
+fn run_wire(args: &WireArgs) -> Result<()> {
+    let mut all = Vec::new();
+    for shape in args.shapes()? {
+        let batches = if args.batch.is_empty() { wire::batches(shape.bs) } else { &args.batch };
+        let (samples, best) = wire::limit(&shape, batches, &[wire::Calls::Sockets])?;
+        if !args.json {
+            print!("{}", wire::text(&shape, &samples, best));
+        }
+        all.push(serde_json::json!({
+            "name": shape.name(), "cold": shape.cold, "samples": samples, "limit": samples[best],
+        }));
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    }
+    Ok(())
+}
+
+fn run_respond(args: &RespondArgs) -> Result<()> {
+    if let Some(cpu) = args.cpu {
+        cpu::pin_to(&[cpu]).with_context(|| format!("processor {cpu}"))?;
+    }
+    let listener = TcpListener::bind(("127.0.0.1", args.port)).context("no such port on loopback")?;
+    println!("iscsi://{}/{}/0", listener.local_addr()?, respond::TARGET);
+    let disk = args.size.map_or_else(Disk::null, |bytes| Disk::ram(bytes as usize));
+    respond::serve(&listener, disk, &AtomicBool::new(false))
+}
