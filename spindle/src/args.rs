@@ -91,6 +91,9 @@ pub struct Demo {
     /// Logical block in bytes: 512 or 4096.
     #[arg(long, default_value_t = 512, value_name = "BYTES")]
     pub block_size: u32,
+    /// Physical block in bytes, as initiators are told. Writes of whole ones into memory are not copied.
+    #[arg(long, default_value_t = 4096, value_name = "BYTES")]
+    pub physical_block_size: u32,
     /// How to serve.
     #[command(flatten)]
     pub serve: Serve,

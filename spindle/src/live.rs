@@ -169,6 +169,7 @@ impl Backplane for Live {
                     path: s.filename.clone().into(),
                     driver: if *uring { "uring" } else { "aio" },
                     block_bytes: s.block_size,
+                    physical_bytes: s.physical_block_size,
                     read_only: s.readonly,
                     create_bytes: s.create_bytes,
                     direct: s.direct,

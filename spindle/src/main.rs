@@ -113,19 +113,20 @@ fn open_demo(demo: &Demo, running: &Running) -> Result<String> {
         running.methods.call(&running.control, method, params).map_err(|e| anyhow!("{}", e.message))
     };
     let blocks = demo.size / u64::from(demo.block_size.max(1));
+    let physical = demo.physical_block_size.max(demo.block_size);
     match (&demo.file, demo.null) {
         (Some(path), _) => {
             let params = json!({ "name": "demo", "filename": path, "block_size": demo.block_size,
-                                 "create_bytes": demo.size, "direct": demo.direct });
+                                 "physical_block_size": physical, "create_bytes": demo.size, "direct": demo.direct });
             call("bdev_uring_create", params)?
         }
         (None, true) => call(
             "bdev_null_create",
-            json!({ "name": "demo", "num_blocks": blocks, "block_size": demo.block_size }),
+            json!({ "name": "demo", "num_blocks": blocks, "block_size": demo.block_size, "physical_block_size": physical }),
         )?,
         (None, false) => call(
             "bdev_malloc_create",
-            json!({ "name": "demo", "num_blocks": blocks, "block_size": demo.block_size }),
+            json!({ "name": "demo", "num_blocks": blocks, "block_size": demo.block_size, "physical_block_size": physical }),
         )?,
     };
     let host: std::net::IpAddr =

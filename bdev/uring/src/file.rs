@@ -54,6 +54,8 @@ pub struct FileConfig {
     pub driver: &'static str,
     /// Logical block in bytes; `None`: 512 for files, the device's own for block devices.
     pub block_bytes: Option<u32>,
+    /// Physical block in bytes, as initiators are told; `None`: the file system's or the device's own.
+    pub physical_bytes: Option<u32>,
     /// No writes.
     pub read_only: bool,
     /// Make a sparse file of this size if there is none.
@@ -137,13 +139,17 @@ impl FileBdev {
         if blocks == 0 {
             return Err(invalid("filename", format!("{}: smaller than one block", path.display())));
         }
+        let physical = config.physical_bytes.unwrap_or(shape.physical);
+        if !physical.is_power_of_two() || physical < block_bytes || physical > 1 << 20 {
+            return Err(invalid("physical_block_size", "a power of two from block_size to 1 MiB".into()));
+        }
         let unmap = config.unmap && !config.read_only && shape.discard != Some(0);
         let per_block = |bytes: u32| bytes / block_bytes;
         let info = BdevInfo {
             name: config.name.clone(),
             uuid: config.uuid,
             block_bytes,
-            physical_exponent: (shape.physical / block_bytes).max(1).trailing_zeros().min(15) as u8,
+            physical_exponent: (physical / block_bytes).trailing_zeros() as u8,
             lowest_aligned: 0,
             blocks,
             write_cache: config.cache == CacheMode::WriteBack,
@@ -495,6 +501,7 @@ mod tests {
             path: path.into(),
             driver: "aio",
             block_bytes: None,
+            physical_bytes: None,
             read_only: false,
             create_bytes: Some(1 << 20),
             direct: false,
@@ -544,6 +551,7 @@ mod tests {
             path: path.clone(),
             driver: "aio",
             block_bytes: None,
+            physical_bytes: None,
             read_only: false,
             create_bytes: Some(100),
             direct: false,

@@ -106,6 +106,7 @@ fn config(path: &Path) -> FileConfig {
         path: path.into(),
         driver: "aio",
         block_bytes: None,
+        physical_bytes: None,
         read_only: false,
         create_bytes: Some(8 * MIB),
         direct: false,

@@ -62,6 +62,11 @@ pub(super) fn register(m: &mut Methods<Control>) {
                 "512 or 4096 bytes",
                 "logical block; 512 for files, the device's own for block devices",
             ),
+            may(
+                "physical_block_size",
+                "bytes",
+                "physical block; the file system's or device's own if left out",
+            ),
             may("readonly", "boolean", "no writes"),
             may("create_bytes", "bytes", "make a sparse file of this size if there is none"),
             may("direct", "boolean", "O_DIRECT; block devices always are"),

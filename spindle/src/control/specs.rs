@@ -64,6 +64,9 @@ pub struct FileCreate {
     /// Logical block in bytes; 512 for files, the device's own for block devices, if none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_size: Option<u32>,
+    /// Physical block in bytes, as initiators are told; the file system's or the device's own if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical_block_size: Option<u32>,
     /// No writes.
     #[serde(default)]
     pub readonly: bool,
