@@ -11,7 +11,7 @@ use crate::gate::touches;
 use crate::message::Scope;
 use crate::outcome::{self, residual};
 use crate::planted::{self, Bug};
-use crate::task::{NO_ITL, NONE, Slot, TaskState, flag};
+use crate::task::{NO_ITL, NONE, NOTHING, Slot, TaskState, flag};
 
 /// What keeps an arriving command from being performed.
 enum Refused {
@@ -65,6 +65,7 @@ impl Engine {
         task.length = 0;
         task.land = 0;
         task.wanted = 0;
+        task.row = &NOTHING;
         if itl == NO_ITL {
             return self.admit_without_unit(slot, c);
         }

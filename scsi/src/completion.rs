@@ -121,7 +121,10 @@ impl Engine {
                 lu.stats.writes += 1;
                 lu.stats.write_bytes += u64::from(task.land);
             }
-            _ => lu.stats.others += 1,
+            _ => {
+                lu.stats.others += 1;
+                self.tasks.cold(slot).steps = Default::default();
+            }
         }
         if sent == 0
             && let Some(buf) = data.take()

@@ -16,6 +16,7 @@ use spindle_scsi_port::{
 use spindle_scsi_spec::{Asc, Sense, Status};
 
 use crate::config::{EngineConfig, LuId, LunEntry};
+use crate::device_server::TargetPort;
 use crate::device_server::disk::Verdict;
 use crate::effects::Effects;
 use crate::gate::Gate;
@@ -41,6 +42,7 @@ pub struct Engine {
     pub(crate) lus: Vec<Option<Box<LuShard>>>,
     pub(crate) lu_slots: HashMap<LuId, u16>,
     pub(crate) maps: HashMap<u32, Vec<LunEntry>>,
+    pub(crate) target_ports: HashMap<u32, Vec<TargetPort>>,
     pub(crate) watches: Watches,
     /// What this core may move and hold at once.
     pub(crate) limits: Limits,
@@ -79,6 +81,7 @@ impl Engine {
             lus: Vec::new(),
             lu_slots: HashMap::new(),
             maps: HashMap::new(),
+            target_ports: HashMap::new(),
             watches: Watches::default(),
             limits,
             granted: 0,

@@ -247,8 +247,8 @@ impl Engine {
             RequestKind::ModeSelect { cdb, list, info } => {
                 self.home_mode_select(slot, &what.who, cdb, list, info)
             }
-            RequestKind::PersistentOut { cdb, list, port } => {
-                let cx = OutContext { ports: &[*port], can_store };
+            RequestKind::PersistentOut { cdb, list, ports } => {
+                let cx = OutContext { ports, can_store };
                 match reserve::out::persistent_out(&policy.reserve, &what.who, cdb, list, &cx) {
                     Ok(None) => Verdict::Answer(Reply::Done),
                     Ok(Some(change)) => {

@@ -178,8 +178,8 @@ pub enum RequestKind {
         cdb: [u8; 32],
         /// The parameter list.
         list: Box<[u8]>,
-        /// The target port asked.
-        port: u16,
+        /// The ports of the target that was asked.
+        ports: Vec<u16>,
     },
     /// RESERVE.
     Reserve,

@@ -170,11 +170,12 @@ impl Engine {
             None => return Err(Refusal::NoRoom),
         };
         let window = self.cfg.window_min;
+        let ports = self.ports_of(&info);
         let nexus = &mut self.nexuses[slot];
         nexus.generation = nexus.generation.wrapping_add(1);
         nexus.up = true;
         nexus.lost = false;
-        nexus.ports = vec![port_of(&info)];
+        nexus.ports = ports;
         nexus.info = info;
         nexus.name = name;
         nexus.luns.clear();
@@ -185,13 +186,33 @@ impl Engine {
         let slot = slot as u16;
         let map = self.nexuses[usize::from(slot)].info.lun_map;
         for entry in self.maps.get(&map).cloned().unwrap_or_default() {
-            if let Some(&lu) = self.lu_slots.get(&entry.lu) {
+            if let Some(lu) = self.lu_to_map(entry.lu) {
                 // SAM-5 §6.3: to a nexus that is new, every unit has just been powered on.
                 let itl = self.itl_begins(slot, lu, entry.lun, entry.read_only);
                 self.itls[usize::from(itl)].attentions.post(Asc::POWER_ON_OR_RESET_OCCURRED);
             }
         }
         Ok(self.nexus_id(slot))
+    }
+
+    fn ports_of(&self, info: &NexusInfo) -> Vec<TargetPort> {
+        let mut ports = self.target_ports.get(&info.target).cloned().unwrap_or_default();
+        if ports.iter().all(|p| p.relative != info.target_port) {
+            ports.push(port_of(info));
+            ports.sort_unstable_by_key(|p| p.relative);
+        }
+        ports
+    }
+
+    /// The ports of a target, for VPD 88h and for registrations through all ports (ALL_TG_PT). Without this a
+    /// target has the port that its nexus came through.
+    pub fn set_target_ports(&mut self, target: u32, ports: Vec<TargetPort>) {
+        self.target_ports.insert(target, ports);
+        for nexus in 0..self.nexuses.len() {
+            if self.nexuses[nexus].up && self.nexuses[nexus].info.target == target {
+                self.nexuses[nexus].ports = self.ports_of(&self.nexuses[nexus].info);
+            }
+        }
     }
 
     /// Slots promised: the start window at once, more as long as the table has room beyond what is promised to

@@ -164,8 +164,8 @@ impl Engine {
             Exec::PersistentOut => {
                 let (cdb, list) = self.parameter_list(slot);
                 let nexus = self.tasks.peek(slot).nexus;
-                let port = self.nexuses[usize::from(nexus)].info.target_port;
-                self.ask(slot, RequestKind::PersistentOut { cdb, list, port });
+                let ports = self.nexuses[usize::from(nexus)].ports.iter().map(|p| p.relative).collect();
+                self.ask(slot, RequestKind::PersistentOut { cdb, list, ports });
             }
             Exec::LbaStatus => {
                 if self.provide(slot) {

@@ -7,9 +7,9 @@ use crate::engine::Engine;
 use crate::task::NO_ITL;
 
 impl Engine {
-    /// Gives a LUN map its content (`NexusInfo::lun_map` names it). Every nexus of that map sees the change at
-    /// once; if there was one, its next command on each unit that stays is told REPORTED LUNS DATA HAS CHANGED.
-    /// LUNs above 16,383, and units that are not open on this core, are left out.
+    /// Gives a LUN map its content (`NexusInfo::lun_map` names it). Every nexus of that map sees it at once; if
+    /// that changes anything for a nexus, its next command on each unit that stays is told REPORTED LUNS DATA HAS
+    /// CHANGED. LUNs above 16,383, and units that are not open on this core, are left out: open first, map then.
     pub fn set_lun_map(&mut self, map: u32, luns: &[(u32, LuId, bool)]) {
         let mut entries: Vec<_> = luns
             .iter()
@@ -20,10 +20,7 @@ impl Engine {
             .collect();
         entries.sort_unstable_by_key(|e| e.lun);
         entries.dedup_by_key(|e| e.lun);
-        let old = self.maps.insert(map, entries.clone()).unwrap_or_default();
-        if old == entries {
-            return;
-        }
+        self.maps.insert(map, entries.clone());
         for nexus in 0..self.nexuses.len() {
             let n = &self.nexuses[nexus];
             if n.up && !n.lost && n.info.lun_map == map {
@@ -34,6 +31,8 @@ impl Engine {
     }
 
     fn remap(&mut self, nexus: u16, entries: &[LunEntry]) {
+        let mut changed = false;
+        let mut stays = Vec::new();
         for lun in 0..self.nexuses[usize::from(nexus)].luns.len() {
             let slot = self.nexuses[usize::from(nexus)].luns[lun];
             if slot == NO_ITL {
@@ -43,21 +42,33 @@ impl Engine {
             match entries.iter().find(|e| usize::from(e.lun) == lun && e.lu == lu) {
                 Some(entry) => {
                     let itl = &mut self.itls[usize::from(slot)];
-                    itl.read_only = entry.read_only;
-                    itl.attentions.post(Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+                    changed |= std::mem::replace(&mut itl.read_only, entry.read_only) != entry.read_only;
+                    stays.push(slot);
                 }
-                None => self.itl_ends(slot),
+                None => {
+                    self.itl_ends(slot);
+                    changed = true;
+                }
             }
         }
         for entry in entries {
             let there = self.nexuses[usize::from(nexus)].luns.get(usize::from(entry.lun));
             if there.is_none_or(|slot| *slot == NO_ITL)
-                && let Some(&lu) = self.lu_slots.get(&entry.lu)
+                && let Some(lu) = self.lu_to_map(entry.lu)
             {
                 let slot = self.itl_begins(nexus, lu, entry.lun, entry.read_only);
                 self.itls[usize::from(slot)].attentions.post(Asc::POWER_ON_OR_RESET_OCCURRED);
+                changed = true;
             }
         }
+        for slot in stays.into_iter().filter(|_| changed) {
+            self.itls[usize::from(slot)].attentions.post(Asc::REPORTED_LUNS_DATA_HAS_CHANGED);
+        }
+    }
+
+    /// A unit that may be shown to a nexus: open, and not about to go.
+    pub(crate) fn lu_to_map(&self, lu: LuId) -> Option<u16> {
+        self.lu_slots.get(&lu).copied().filter(|slot| !self.lu(*slot).closing)
     }
 
     /// The initiator has learnt that its LUNs changed, by whichever unit told it first (SPC-4 §6.33: REPORT LUNS

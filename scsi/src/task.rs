@@ -239,9 +239,9 @@ pub struct Cold {
     pub steps: Steps,
 }
 
-/// A row for slots that are free; never looked at.
-static NOTHING: OpRow = OpRow {
-    name: "",
+/// The row of commands that have none: unknown ones, and those for a unit that is not there.
+pub static NOTHING: OpRow = OpRow {
+    name: "unknown command",
     opcode: 0,
     service_action: None,
     usage: &[],
