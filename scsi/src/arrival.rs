@@ -2,23 +2,27 @@
 
 use spindle_mem::Sgv;
 use spindle_scsi_port::{Admit, Command, TaskAttr};
-use spindle_scsi_spec::{Asc, FieldError, Sense, Status};
+use spindle_scsi_spec::{Asc, FieldError, Lun, Sense, Status};
 
 use crate::device_server::disk::{self, Data, Fit, Plan};
 use crate::device_server::{Attention, Exec, Needs, check_usage, table};
 use crate::engine::Engine;
 use crate::gate::touches;
+use crate::lu::LuShard;
 use crate::message::Scope;
+use crate::nexus::Itl;
 use crate::outcome::{self, residual};
 use crate::planted::{self, Bug};
-use crate::task::{NO_ITL, NONE, NOTHING, Slot, TaskState, flag};
+use crate::task::{NO_ITL, NOTHING, Slot, Task, TaskState, flag};
 
 /// What keeps an arriving command from being performed.
 enum Refused {
     Check(Sense),
     Status(Status),
-    /// CHECK CONDITION, and the residual says by how much the initiator offered too little or too much.
-    Misfit(Sense),
+    /// CHECK CONDITION, and the residual says by how much the initiator offered too little or too much of this.
+    Misfit(Sense, u32),
+    /// The unit attention that waits; without one, this.
+    Attention(Sense),
 }
 
 impl From<Sense> for Refused {
@@ -30,124 +34,113 @@ impl From<Sense> for Refused {
 impl Engine {
     #[inline]
     pub(crate) fn admit(&mut self, c: &Command<'_>) -> Admit {
-        let Some(nexus_slot) = self.nexus_slot(c.nexus) else { return Admit::Refused };
-        let nexus = &mut self.nexuses[usize::from(nexus_slot)];
+        let nexus_slot = c.nexus.slot();
+        let Some(nexus) = self.nexuses.get_mut(usize::from(nexus_slot)) else { return Admit::Refused };
+        if nexus.live != c.nexus.0 {
+            return Admit::Refused;
+        }
         // A nexus within its grant finds a slot for certain; beyond it, what is promised to others is not taken.
         let within = nexus.tasks < nexus.granted;
         if !within && self.tasks.free() <= self.promised {
             return Admit::Refused;
         }
-        let Some(slot) = self.tasks.take() else { return Admit::Refused };
-        self.promised -= u32::from(within);
-        nexus.tasks += 1;
-        nexus.stats.commands += 1;
-        let itl = match c.lun.decode() {
+        let itl_slot = match lun_number(c.lun) {
             Some(lun) => nexus.luns.get(lun as usize).copied().unwrap_or(NO_ITL),
             None => NO_ITL,
         };
-        let first = std::mem::replace(&mut nexus.first_task, slot);
-        if first != NONE {
-            self.tasks.hot(first).nexus_prev = slot;
-        }
-        let task = self.tasks.hot(slot);
-        task.nexus_prev = NONE;
-        task.nexus_next = first;
+        let Some((slot, task)) = self.tasks.take() else { return Admit::Refused };
+        self.promised -= u32::from(within);
+        nexus.tasks += 1;
+        nexus.stats.commands += 1;
         task.nexus = nexus_slot;
-        task.itl = itl;
+        task.itl = itl_slot;
         task.cookie = c.cookie;
         task.tag = c.tag;
         task.attr = c.attr;
         task.expected_read = c.expected.read;
         task.expected_write = c.expected.write;
         task.started = self.now;
-        task.lba = 0;
-        task.blocks = 0;
-        task.length = 0;
         task.land = 0;
-        task.wanted = 0;
-        task.row = &NOTHING;
-        if itl == NO_ITL {
+        let id = task.id(slot);
+        if itl_slot == NO_ITL {
             return self.admit_without_unit(slot, c);
         }
-        let lu = self.itls[usize::from(itl)].lu;
-        self.tasks.hot(slot).lu = lu;
-        self.itls[usize::from(itl)].tasks += 1;
-        self.lu_mut(lu).tasks += 1;
-        match self.judge(slot, c) {
-            Ok(plan) => self.accept(slot, plan),
-            Err(refused) => self.refuse(slot, refused),
-        }
-    }
-
-    /// Everything that can be said against a command on arrival, in the order in which it is to be said.
-    #[inline]
-    fn judge(&mut self, slot: Slot, c: &Command<'_>) -> Result<Plan, Refused> {
-        let task = self.tasks.hot(slot);
-        let itl = &mut self.itls[usize::from(task.itl)];
-        let row = match table::lookup(c.cdb) {
-            Ok(row) => row,
-            Err(sense) => return Err(self.attention(slot).map_or(Refused::Check(sense), Refused::Check)),
+        let itl = &mut self.itls[usize::from(itl_slot)];
+        let lu = self.lus[usize::from(itl.lu)].as_deref_mut().expect("an I_T_L nexus keeps its unit");
+        task.lu = itl.lu;
+        itl.tasks += 1;
+        let plan = match judge(task, itl, lu, c) {
+            Ok(plan) => plan,
+            Err(refused) => return self.refuse(slot, refused),
         };
-        task.row = row;
-        if !itl.attentions.is_empty()
-            && row.attention == Attention::Reports
-            && let Some(sense) = self.attention(slot)
-        {
-            return Err(Refused::Check(sense));
-        }
-        let task = self.tasks.hot(slot);
-        let itl = &self.itls[usize::from(task.itl)];
-        check_usage(row, c.cdb)?;
-        let access = match row.exec {
-            Exec::StartStop | Exec::PreventAllow => table::access_of(row, c.cdb),
-            _ => row.access,
-        };
-        task.access = access;
-        if !itl.access.allows(access) {
-            return Err(Refused::Status(Status::ReservationConflict));
-        }
-        let lu = self.lus[usize::from(itl.lu)].as_deref().expect("an I_T_L nexus keeps its unit");
-        if lu.closing {
-            return Err(Refused::Check(Sense::illegal_request(Asc::LOGICAL_UNIT_NOT_SUPPORTED)));
-        }
-        if row.needs != Needs::Nothing && !table::available(row, &lu.info) {
-            return Err(Refused::Check(Sense::illegal_request(Asc::INVALID_COMMAND_OPERATION_CODE)));
-        }
-        if c.attr == TaskAttr::Aca {
-            // SAM-5 §8.6.5: there is no ACA condition (NORMACA is nought), so nothing may come under it.
-            return Err(Refused::Check(Sense::illegal_request(Asc::INVALID_MESSAGE_ERROR)));
-        }
-        let plan = disk::plan(&row.exec, c.cdb, lu, itl.read_only)?;
         task.lba = plan.lba;
         task.blocks = plan.blocks;
         task.length = plan.length;
         task.io_flags = plan.io_flags.0;
         task.option = plan.option;
-        if !matches!(row.exec, Exec::Read | Exec::Write) {
-            let cold = self.tasks.cold(slot);
+        if plan.data == Data::Out {
+            task.land = plan.length.min(c.expected.write);
+        }
+        task.wanted = task.land + plan.extra;
+        let moves = matches!(task.row.exec, Exec::Read | Exec::Write);
+        let set = if lu.tst_shared { &mut lu.set } else { &mut itl.set };
+        if !moves || (task.land == 0 && c.expected.write > 0) || !set.admit_simple(task) {
+            return self.accept(slot, c);
+        }
+        if task.land == 0 {
+            self.ready(slot);
+            return Admit::NoData(id);
+        }
+        // WRITE, the usual way: the same as `receive`, with everything at hand.
+        if self.hungry.is_empty()
+            && let Some(buf) = self.pool.take(task.wanted, lu.share)
+        {
+            task.step(TaskState::Receiving);
+            return Admit::Land(id, buf);
+        }
+        self.receive(slot)
+    }
+
+    /// What is neither READ nor WRITE, what has Data-Out that it does not want, and what the task set has to look at.
+    #[cold]
+    fn accept(&mut self, slot: Slot, c: &Command<'_>) -> Admit {
+        let (task, cold) = self.tasks.both(slot);
+        let id = task.id(slot);
+        if !matches!(task.row.exec, Exec::Read | Exec::Write) {
             let n = c.cdb.len().min(cold.cdb.len());
             cold.cdb = [0; 32];
             cold.cdb[..n].copy_from_slice(&c.cdb[..n]);
         }
-        if plan.data == Data::Out && plan.length != c.expected.write {
-            let short = c.expected.write < plan.length;
-            let block = (1 << lu.shift) - 1;
-            let refuse = match plan.fit {
-                Fit::Any => false,
-                Fit::Exact | Fit::Count(_) => true,
-                // Whole blocks that were offered are taken, be it none; parts of one are not (FCP-4 §9.4.2 allows
-                // either).
-                Fit::Blocks => short && c.expected.write & block != 0,
-            };
-            if refuse {
-                let sense = match plan.fit {
-                    Fit::Count(byte) => Sense::invalid_field_in_cdb(FieldError::byte(byte)),
-                    _ => Sense::illegal_request(Asc::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT),
-                };
-                return Err(Refused::Misfit(sense));
-            }
+        if c.expected.write > 0 && task.land == 0 {
+            // It passes by first.
+            task.flags |= flag::SWALLOW;
+            task.step(TaskState::Receiving);
+            return Admit::Swallow(id);
         }
-        Ok(plan)
+        let land = task.land;
+        match (self.enlist(slot), land) {
+            (true, 0) => {
+                self.ready(slot);
+                Admit::NoData(id)
+            }
+            (true, _) => self.receive(slot),
+            (false, 0) => Admit::NoData(id),
+            (false, wanted) => Admit::Wait { task: id, wanted },
+        }
+    }
+
+    /// Memory for Data-Out of a command that has just arrived.
+    fn receive(&mut self, slot: Slot) -> Admit {
+        let task = self.tasks.peek(slot);
+        let (id, wanted, land) = (task.id(slot), task.wanted, task.land);
+        match self.take(slot, wanted) {
+            Some(mut buf) => {
+                buf.set_len(land);
+                self.tasks.hot(slot).step(TaskState::Receiving);
+                Admit::Land(id, buf)
+            }
+            None => Admit::Wait { task: id, wanted: land },
+        }
     }
 
     /// The next unit attention of a task's nexus, taken.
@@ -159,44 +152,6 @@ impl Engine {
             self.luns_are_known(self.itls[usize::from(itl)].nexus);
         }
         Some(Sense::unit_attention(asc))
-    }
-
-    #[inline]
-    fn accept(&mut self, slot: Slot, plan: Plan) -> Admit {
-        let task = self.tasks.hot(slot);
-        let offered = task.expected_write;
-        if plan.data == Data::Out {
-            task.land = plan.length.min(offered);
-        }
-        task.wanted = task.land + plan.extra;
-        let id = self.tasks.id(slot);
-        let task = self.tasks.hot(slot);
-        if offered > 0 && task.land == 0 {
-            // Data-Out that the command has no use for passes by first.
-            task.flags |= flag::SWALLOW;
-            task.step(TaskState::Receiving);
-            return Admit::Swallow(id);
-        }
-        if !self.enlist(slot) {
-            return match self.tasks.peek(slot).land {
-                0 => Admit::NoData(id),
-                wanted => Admit::Wait { task: id, wanted },
-            };
-        }
-        let task = self.tasks.hot(slot);
-        if task.land == 0 {
-            self.ready(slot);
-            return Admit::NoData(id);
-        }
-        let (wanted, land) = (task.wanted, task.land);
-        match self.take(slot, wanted) {
-            Some(mut buf) => {
-                buf.set_len(land);
-                self.tasks.hot(slot).step(TaskState::Receiving);
-                Admit::Land(id, buf)
-            }
-            None => Admit::Wait { task: id, wanted: land },
-        }
     }
 
     /// Lets the task set decide. `false`: the task is dormant.
@@ -235,22 +190,30 @@ impl Engine {
         self.tasks.hot(slot).wanted = bytes;
         self.tasks.hot(slot).step(TaskState::WantsBuffer);
         self.hungry.push(&mut self.tasks, slot);
+        self.unsettled = true;
         self.stats.waited_for_memory += 1;
         None
     }
 
     #[cold]
     fn refuse(&mut self, slot: Slot, refused: Refused) -> Admit {
+        let refused = match refused {
+            Refused::Attention(otherwise) => {
+                self.attention(slot).map_or_else(|| Refused::Check(otherwise), Refused::Check)
+            }
+            refused => refused,
+        };
         let task = self.tasks.peek(slot);
         let offered = task.expected_write;
         let expected = offered.max(task.expected_read);
         let unused = residual(expected, 0);
-        let (length, itl) = (task.length, task.itl);
+        let itl = task.itl;
         let descriptor = itl != NO_ITL && self.lu(task.lu).descriptor_sense;
         let outcome = match refused {
             Refused::Check(sense) => outcome::check(sense, descriptor, unused),
             Refused::Status(status) => outcome::plain(status, unused),
-            Refused::Misfit(sense) => outcome::check(sense, descriptor, residual(offered, length)),
+            Refused::Misfit(sense, length) => outcome::check(sense, descriptor, residual(offered, length)),
+            Refused::Attention(sense) => outcome::check(sense, descriptor, unused),
         };
         let id = self.tasks.id(slot);
         if offered > 0 {
@@ -263,4 +226,65 @@ impl Engine {
         self.respond(slot, outcome, None);
         Admit::NoData(id)
     }
+}
+
+/// Everything that can be said against a command on arrival, in the order in which it is to be said.
+#[inline]
+fn judge(task: &mut Task, itl: &Itl, lu: &LuShard, c: &Command<'_>) -> Result<Plan, Refused> {
+    let row = match table::lookup(c.cdb) {
+        Ok(row) => row,
+        Err(sense) => {
+            task.row = &NOTHING;
+            return Err(Refused::Attention(sense));
+        }
+    };
+    task.row = row;
+    if !itl.attentions.is_empty() && row.attention == Attention::Reports {
+        return Err(Refused::Attention(Sense::NONE));
+    }
+    check_usage(row, c.cdb)?;
+    let access = match row.exec {
+        Exec::StartStop | Exec::PreventAllow => table::access_of(row, c.cdb),
+        _ => row.access,
+    };
+    task.access = access;
+    if !itl.access.allows(access) {
+        return Err(Refused::Status(Status::ReservationConflict));
+    }
+    if lu.closing {
+        return Err(Refused::Check(Sense::illegal_request(Asc::LOGICAL_UNIT_NOT_SUPPORTED)));
+    }
+    if row.needs != Needs::Nothing && !table::available(row, &lu.info) {
+        return Err(Refused::Check(Sense::illegal_request(Asc::INVALID_COMMAND_OPERATION_CODE)));
+    }
+    if c.attr == TaskAttr::Aca {
+        // SAM-5 §8.6.5: there is no ACA condition (NORMACA is nought), so nothing may come under it.
+        return Err(Refused::Check(Sense::illegal_request(Asc::INVALID_MESSAGE_ERROR)));
+    }
+    let plan = disk::plan(&row.exec, c.cdb, lu, itl.read_only)?;
+    if plan.data == Data::Out && plan.length != c.expected.write {
+        fits(&plan, lu, c)?;
+    }
+    Ok(plan)
+}
+
+/// Whether a command goes with the amount of Data-Out that is offered, which is not what its CDB says.
+#[cold]
+fn fits(plan: &Plan, lu: &LuShard, c: &Command<'_>) -> Result<(), Refused> {
+    let offered = c.expected.write;
+    let part_of_a_block = offered & ((1 << lu.shift) - 1) != 0;
+    let sense = match plan.fit {
+        Fit::Any => return Ok(()),
+        // Whole blocks that were offered are taken, be it none; parts of one are not (FCP-4 §9.4.2 allows either).
+        Fit::Blocks if offered > plan.length || !part_of_a_block => return Ok(()),
+        Fit::Count(byte) => Sense::invalid_field_in_cdb(FieldError::byte(byte)),
+        _ => Sense::illegal_request(Asc::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT),
+    };
+    Err(Refused::Misfit(sense, plan.length))
+}
+
+/// The number of a LUN; peripheral device addressing, which nearly all initiators use, in line.
+#[inline]
+fn lun_number(lun: Lun) -> Option<u32> {
+    if lun.0 & !(0xFF << 48) == 0 { Some((lun.0 >> 48) as u32) } else { lun.decode() }
 }

@@ -11,14 +11,15 @@ use crate::engine::Engine;
 use crate::message::ScsiMsg;
 use crate::outcome::{self, residual, sense_of};
 use crate::planted::{self, Bug};
-use crate::task::{NO_ITL, NONE, Slot, TaskState, flag, of_io_key};
+use crate::task::{Slot, TaskState, flag, of_io_key};
 
 impl Engine {
     #[inline]
     pub(crate) fn io_ended(&mut self, done: IoDone) {
         let (id, sub) = of_io_key(done.key);
-        let slot = match self.tasks.find(id) {
-            Some(slot) if self.tasks.peek(slot).in_flight >> (sub & 15) & 1 == 1 => slot,
+        let under_way = 1 << (sub & 15);
+        let (slot, task) = match self.tasks.find_mut(id) {
+            Some((slot, task)) if task.in_flight & under_way != 0 => (slot, task),
             _ => {
                 // An operation completes once; a second time is a mistake of a channel. Its memory is still ours.
                 self.stats.stray_completions += 1;
@@ -28,8 +29,7 @@ impl Engine {
                 return;
             }
         };
-        let task = self.tasks.hot(slot);
-        task.in_flight &= !(1 << (sub & 15));
+        task.in_flight &= !under_way;
         if task.has(flag::ABORTED) {
             let last = task.in_flight == 0;
             if let Some(buf) = done.data {
@@ -78,7 +78,7 @@ impl Engine {
     /// The command has ended: outcome and data go to the transport, everything else back where it belongs.
     #[inline]
     pub(crate) fn finish(&mut self, slot: Slot, verdict: Verdict) {
-        let task = self.tasks.hot(slot);
+        let (task, cold) = self.tasks.both(slot);
         let lu = self.lus[usize::from(task.lu)].as_deref_mut().expect("a task keeps its unit");
         let expected = if task.expected_write > 0 { task.expected_write } else { task.expected_read };
         let mut data = task.buf.take();
@@ -123,7 +123,7 @@ impl Engine {
             }
             _ => {
                 lu.stats.others += 1;
-                self.tasks.cold(slot).steps = Default::default();
+                cold.steps = Default::default();
             }
         }
         if sent == 0
@@ -131,10 +131,31 @@ impl Engine {
         {
             self.pool.put(buf);
         }
-        self.respond(slot, outcome, data.map(|buf| (buf, sent)));
+        // The same as `leave` and `respond`, with everything at hand.
+        if task.has(flag::IN_SET) {
+            let itl = task.itl;
+            let set = if lu.tst_shared { &mut lu.set } else { &mut self.itls[usize::from(itl)].set };
+            set.leave(task);
+            if set.has_dormant() {
+                self.wakes.push(itl);
+                self.unsettled = true;
+            }
+        }
+        task.step(TaskState::Responding);
+        let nexus = &mut self.nexuses[usize::from(task.nexus)];
+        nexus.stats.read_bytes += u64::from(sent);
+        nexus.stats.checks += u64::from(outcome.status == Status::CheckCondition);
+        let gate = task.flags & (flag::HOLDS_GATE | flag::DRAINED) != 0;
+        let (id, cookie) = (task.id(slot), task.cookie);
+        let nexus = NexusId::new(self.cfg.core.0, task.nexus, nexus.generation);
+        let data = data.map(|buf| (buf, sent));
+        self.fx.port.push(PortEffect::Respond { task: id, cookie, nexus, outcome, data });
+        if gate {
+            self.leave_gate(slot);
+        }
     }
 
-    #[inline]
+    /// The answer of a command that is not finished but refused, swallowed or aborted.
     pub(crate) fn respond(&mut self, slot: Slot, outcome: Outcome, data: Option<(Sgv, u32)>) {
         self.leave(slot);
         let id = self.tasks.id(slot);
@@ -156,9 +177,10 @@ impl Engine {
             let itl = task.itl;
             let lu = self.lus[usize::from(task.lu)].as_deref_mut().expect("a task keeps its unit");
             let set = if lu.tst_shared { &mut lu.set } else { &mut self.itls[usize::from(itl)].set };
-            set.leave(&mut self.tasks, slot);
+            set.leave(task);
             if set.has_dormant() {
                 self.wakes.push(itl);
+                self.unsettled = true;
             }
         }
         let task = self.tasks.hot(slot);
@@ -188,47 +210,31 @@ impl Engine {
     pub(crate) fn end(&mut self, slot: Slot) {
         let task = self.tasks.hot(slot);
         task.step(TaskState::Free);
-        let (prev, next, nexus_slot) = (task.nexus_prev, task.nexus_next, task.nexus);
-        let (itl_slot, lu_slot, watched) = (task.itl, task.lu, task.has(flag::WATCHED));
-        if next != NONE {
-            self.tasks.hot(next).nexus_prev = prev;
-        }
+        let (nexus_slot, itl_slot, watched) = (task.nexus, task.itl, task.has(flag::WATCHED));
         let nexus = &mut self.nexuses[usize::from(nexus_slot)];
-        if prev == NONE {
-            nexus.first_task = next;
-        } else {
-            self.tasks.hot(prev).nexus_next = next;
-        }
         nexus.tasks -= 1;
         self.promised += u32::from(nexus.tasks < nexus.granted);
-        let nexus_idle = nexus.lost && nexus.tasks == 0;
-        let mut unit_idle = false;
-        if itl_slot != NO_ITL {
-            let itl = &mut self.itls[usize::from(itl_slot)];
+        let mut idle = nexus.lost && nexus.tasks == 0;
+        if let Some(itl) = self.itls.get_mut(usize::from(itl_slot)) {
             itl.tasks -= 1;
-            unit_idle = itl.gone && itl.tasks == 0;
-            let lu = self.lus[usize::from(lu_slot)].as_deref_mut().expect("a task keeps its unit");
-            lu.tasks -= 1;
-            unit_idle |= lu.closing && lu.tasks == 0;
+            idle |= itl.gone && itl.tasks == 0;
         }
         if watched {
             self.watched_task_ended(slot);
         }
         self.tasks.put(slot);
-        if nexus_idle || unit_idle {
-            self.end_idle(nexus_slot, itl_slot, lu_slot);
+        if idle {
+            self.end_idle(nexus_slot, itl_slot);
         }
     }
 
     #[cold]
-    pub(crate) fn end_idle(&mut self, nexus: u16, itl: u16, lu: u16) {
-        if itl != NO_ITL {
-            if self.itls[usize::from(itl)].gone && self.itls[usize::from(itl)].tasks == 0 {
-                self.itl_gone(itl);
-            }
-            if self.lus[usize::from(lu)].is_some() {
-                self.lu_try_close(lu);
-            }
+    pub(crate) fn end_idle(&mut self, nexus: u16, itl: u16) {
+        if let Some(idle) = self.itls.get(usize::from(itl))
+            && idle.gone
+            && idle.tasks == 0
+        {
+            self.itl_gone(itl);
         }
         self.nexus_idle(nexus);
     }

@@ -10,7 +10,7 @@ use crate::device_server::disk::Verdict;
 use crate::device_server::{Exec, LuView, LunsView, inquiry, report, table};
 use crate::engine::Engine;
 use crate::outcome::{check, plain, residual};
-use crate::task::{NO_ITL, Slot, TaskState, flag};
+use crate::task::{NO_ITL, NOTHING, Slot, TaskState, flag};
 
 /// How much a command has to say: all of it, and what its ALLOCATION LENGTH lets through.
 struct Said {
@@ -140,7 +140,10 @@ impl Engine {
         cold.cdb = [0; 32];
         cold.cdb[..n].copy_from_slice(&c.cdb[..n]);
         cold.outcome = None;
-        self.tasks.hot(slot).lba = c.lun.decode().map_or(u64::MAX, u64::from);
+        let task = self.tasks.hot(slot);
+        task.lba = c.lun.decode().map_or(u64::MAX, u64::from);
+        task.blocks = 0;
+        task.row = &NOTHING;
         if c.expected.write > 0 {
             let task = self.tasks.hot(slot);
             task.flags |= flag::SWALLOW;

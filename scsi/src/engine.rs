@@ -53,6 +53,8 @@ pub struct Engine {
     pub(crate) hungry: Line,
     /// Messages to this core itself.
     pub(crate) local: VecDeque<ScsiMsg>,
+    /// There may be something to settle: a message, somebody to wake, somebody in line for memory.
+    pub(crate) unsettled: bool,
     /// I_T_L nexuses in whose task set somebody may have become runnable.
     pub(crate) wakes: Vec<u16>,
     /// Where describing commands write.
@@ -89,6 +91,7 @@ impl Engine {
             hungry: Line::default(),
             local: VecDeque::new(),
             wakes: Vec::new(),
+            unsettled: false,
             scratch: vec![0; SCRATCH_BYTES],
             stats: EngineStats::default(),
             cfg,
@@ -131,13 +134,18 @@ impl Engine {
 
     /// A message to an engine; to our own it goes through a queue.
     pub(crate) fn post(&mut self, to: CoreId, msg: ScsiMsg) {
-        if to == self.cfg.core { self.local.push_back(msg) } else { self.fx.core.push((to, msg)) }
+        if to == self.cfg.core {
+            self.local.push_back(msg);
+            self.unsettled = true;
+        } else {
+            self.fx.core.push((to, msg));
+        }
     }
 
     /// Does what follows from what has just been done, until nothing follows.
     #[inline]
     pub(crate) fn settle(&mut self) {
-        if !self.local.is_empty() || !self.wakes.is_empty() || !self.hungry.is_empty() {
+        if self.unsettled {
             self.settle_slow();
         }
     }
@@ -150,6 +158,8 @@ impl Engine {
             } else if let Some(itl) = self.wakes.pop() {
                 self.wake(itl);
             } else if !self.feed() {
+                // Memory that comes home by any way is looked for as long as somebody waits for it.
+                self.unsettled = !self.hungry.is_empty();
                 return;
             }
         }
@@ -403,8 +413,8 @@ impl Mid for Engine {
 
     #[inline]
     fn responded(&mut self, task: TaskId) {
-        if let Some(slot) = self.tasks.find(task)
-            && self.tasks.peek(slot).state() == TaskState::Responding
+        if let Some((slot, t)) = self.tasks.find_mut(task)
+            && t.state() == TaskState::Responding
         {
             self.end(slot);
         }

@@ -62,8 +62,6 @@ pub struct LuShard {
     pub descriptor_sense: bool,
     /// Aborted tasks of others are told (TAS).
     pub tells_aborted: bool,
-    /// Tasks alive.
-    pub tasks: u32,
     /// I_T_L nexuses.
     pub itls: Vec<u16>,
     /// Where we stand with the home.
@@ -161,7 +159,6 @@ impl LuShard {
             set: TaskSet::default(),
             descriptor_sense: false,
             tells_aborted: false,
-            tasks: 0,
             itls: Vec::new(),
             member: Membership::Out,
             closing: false,
@@ -321,11 +318,10 @@ impl Engine {
         }
     }
 
-    /// A unit that is to go, goes as soon as no task, no nexus and no other core needs it.
+    /// A unit that is to go, goes as soon as no nexus (one with tasks stays) and no other core needs it.
     pub(crate) fn lu_try_close(&mut self, slot: u16) {
         let Some(shard) = &self.lus[usize::from(slot)] else { return };
         let idle = shard.closing
-            && shard.tasks == 0
             && shard.itls.is_empty()
             && shard.member == Membership::Out
             && shard.at_home.as_ref().is_none_or(|home| home.is_idle());

@@ -10,12 +10,14 @@ use crate::device_server::TargetPort;
 use crate::engine::Engine;
 use crate::message::{Request, RequestKind, ScsiMsg, Ticket};
 use crate::reserve::{AccessMask, NexusName};
-use crate::task::{AbortCause, NO_ITL, NONE, Slot};
+use crate::task::{AbortCause, NO_ITL, Slot};
 use crate::task_set::TaskSet;
 use crate::unit_attention::Attentions;
 
 /// A session: one initiator port at one target port.
 pub struct Nexus {
+    /// Its name while commands may come from it; nought, which names nothing, otherwise.
+    pub live: u32,
     /// Tells it from earlier holders of the slot.
     pub generation: u8,
     /// In use.
@@ -30,9 +32,7 @@ pub struct Nexus {
     pub ports: Vec<TargetPort>,
     /// I_T_L nexus of each LUN ([`NO_ITL`]: none).
     pub luns: Vec<u16>,
-    /// Its tasks.
-    pub first_task: Slot,
-    /// How many.
+    /// Its tasks: how many. (Which ones is asked so seldom that all rows are looked at.)
     pub tasks: u32,
     /// How many it was promised.
     pub granted: u32,
@@ -131,8 +131,7 @@ impl Engine {
     #[inline]
     pub(crate) fn nexus_slot(&self, id: NexusId) -> Option<u16> {
         let nexus = self.nexuses.get(usize::from(id.slot()))?;
-        (nexus.up && !nexus.lost && nexus.generation == id.generation() && id.core() == self.cfg.core.0)
-            .then_some(id.slot())
+        (nexus.live == id.0 && id.0 != 0).then_some(id.slot())
     }
 
     pub(crate) fn nexus_id(&self, slot: u16) -> NexusId {
@@ -152,6 +151,7 @@ impl Engine {
             Some(slot) => slot,
             None if self.nexuses.len() < usize::from(self.cfg.nexuses_max) => {
                 self.nexuses.push(Nexus {
+                    live: 0,
                     generation: 0,
                     up: false,
                     lost: false,
@@ -159,7 +159,6 @@ impl Engine {
                     name: name.clone(),
                     ports: Vec::new(),
                     luns: Vec::new(),
-                    first_task: NONE,
                     tasks: 0,
                     granted: 0,
                     parts: 0,
@@ -172,7 +171,9 @@ impl Engine {
         let window = self.cfg.window_min;
         let ports = self.ports_of(&info);
         let nexus = &mut self.nexuses[slot];
-        nexus.generation = nexus.generation.wrapping_add(1);
+        // Never nought: a name of noughts names nothing.
+        nexus.generation = nexus.generation.checked_add(1).unwrap_or(1);
+        nexus.live = NexusId::new(self.cfg.core.0, slot as u16, nexus.generation).0;
         nexus.up = true;
         nexus.lost = false;
         nexus.ports = ports;
@@ -289,6 +290,7 @@ impl Engine {
     pub(crate) fn nexus_ends(&mut self, id: NexusId) {
         let Some(slot) = self.nexus_slot(id) else { return };
         self.nexuses[usize::from(slot)].lost = true;
+        self.nexuses[usize::from(slot)].live = 0;
         for task in self.tasks_of(slot) {
             self.abort(task, AbortCause::NexusLoss, false);
         }
@@ -336,7 +338,7 @@ impl Engine {
             }
         }
         let nexus = &mut self.nexuses[usize::from(slot)];
-        debug_assert!(nexus.first_task == NONE && nexus.tasks == 0);
+        debug_assert!(nexus.tasks == 0);
         nexus.up = false;
         self.granted -= nexus.granted;
         self.promised -= nexus.granted;
@@ -346,12 +348,8 @@ impl Engine {
 
     /// The tasks of a nexus, oldest first.
     pub(crate) fn tasks_of(&self, nexus: u16) -> Vec<Slot> {
-        let mut slots = Vec::new();
-        let mut slot = self.nexuses[usize::from(nexus)].first_task;
-        while slot != NONE {
-            slots.push(slot);
-            slot = self.tasks.peek(slot).nexus_next;
-        }
+        let mut slots: Vec<Slot> =
+            self.tasks.iter().filter(|(_, task)| task.nexus == nexus).map(|(slot, _)| slot).collect();
         slots.sort_unstable_by_key(|&slot| self.tasks.peek(slot).seq);
         slots
     }

@@ -195,10 +195,6 @@ pub struct Task {
     pub land: u32,
     /// Its buffer, while the engine has it.
     pub buf: Option<Sgv>,
-    /// Neighbours in its nexus's list.
-    pub nexus_prev: Slot,
-    /// The same.
-    pub nexus_next: Slot,
     /// Neighbours in the one line it may stand in (dormant, for memory, at a gate).
     pub line_prev: Slot,
     /// The same.
@@ -245,6 +241,7 @@ pub static NOTHING: OpRow = OpRow {
     opcode: 0,
     service_action: None,
     usage: &[],
+    forbidden: 0,
     access: Access::Free,
     attention: Attention::Passes,
     head_of_queue: true,
@@ -273,8 +270,6 @@ impl Task {
             wanted: 0,
             land: 0,
             buf: None,
-            nexus_prev: NONE,
-            nexus_next: NONE,
             line_prev: NONE,
             line_next: NONE,
             seq: 0,
@@ -293,6 +288,12 @@ impl Task {
     #[inline]
     pub fn state(&self) -> TaskState {
         self.state
+    }
+
+    /// Its name, as the holder of `slot`.
+    #[inline]
+    pub fn id(&self, slot: Slot) -> TaskId {
+        TaskId(u32::from(self.generation) << 16 | slot)
     }
 
     /// The only way from state to state.
@@ -349,11 +350,12 @@ impl TaskTable {
     /// Takes a free row; its generation is set, everything else is as the last holder left it but for flags,
     /// lines and operations, which are none.
     #[inline]
-    pub fn take(&mut self) -> Option<Slot> {
+    pub fn take(&mut self) -> Option<(Slot, &mut Task)> {
         let slot = self.free.pop()?;
         self.seq += 1;
-        self.hot[slot as usize].seq = self.seq;
-        Some(slot)
+        let task = &mut self.hot[slot as usize];
+        task.seq = self.seq;
+        Some((slot, task))
     }
 
     /// The sequence number that the next arrival will exceed.
@@ -379,7 +381,7 @@ impl TaskTable {
     /// The name of the task in `slot`.
     #[inline]
     pub fn id(&self, slot: Slot) -> TaskId {
-        TaskId(u32::from(self.hot[slot as usize].generation) << 16 | slot)
+        self.hot[slot as usize].id(slot)
     }
 
     /// The slot of a task, unless the name is stale.
@@ -388,6 +390,14 @@ impl TaskTable {
         let slot = id.0 & 0xFFFF;
         let task = self.hot.get(slot as usize)?;
         (u32::from(task.generation) == id.0 >> 16 && task.state != TaskState::Free).then_some(slot)
+    }
+
+    /// The task itself, unless the name is stale.
+    #[inline]
+    pub fn find_mut(&mut self, id: TaskId) -> Option<(Slot, &mut Task)> {
+        let slot = id.0 & 0xFFFF;
+        let task = self.hot.get_mut(slot as usize)?;
+        (u32::from(task.generation) == id.0 >> 16 && task.state != TaskState::Free).then_some((slot, task))
     }
 
     /// The hot half.
@@ -507,14 +517,14 @@ mod tests {
     #[test]
     fn a_stale_task_id_finds_nothing() {
         let mut tasks = TaskTable::new(2);
-        let slot = tasks.take().unwrap();
+        let slot = tasks.take().unwrap().0;
         tasks.hot(slot).step(TaskState::Executing);
         let id = tasks.id(slot);
         assert_eq!(tasks.find(id), Some(slot));
         tasks.hot(slot).step(TaskState::Free);
         tasks.put(slot);
         assert_eq!(tasks.find(id), None);
-        let again = tasks.take().unwrap();
+        let again = tasks.take().unwrap().0;
         tasks.hot(again).step(TaskState::Executing);
         assert_eq!((again, tasks.find(id)), (slot, None));
         assert_ne!(tasks.id(again), id);
@@ -524,7 +534,7 @@ mod tests {
     #[should_panic(expected = "cannot go from Executing to Receiving")]
     fn an_illegal_step_is_a_mistake_of_ours() {
         let mut tasks = TaskTable::new(1);
-        let slot = tasks.take().unwrap();
+        let slot = tasks.take().unwrap().0;
         tasks.hot(slot).step(TaskState::Executing);
         tasks.hot(slot).step(TaskState::Receiving);
     }
@@ -532,7 +542,7 @@ mod tests {
     #[test]
     fn anyone_can_leave_a_line_and_the_rest_keep_their_order() {
         let mut tasks = TaskTable::new(4);
-        let slots: Vec<_> = (0..4).map(|_| tasks.take().unwrap()).collect();
+        let slots: Vec<_> = (0..4).map(|_| tasks.take().unwrap().0).collect();
         for leaver in 0..4 {
             let mut line = Line::default();
             slots.iter().for_each(|&s| line.push(&mut tasks, s));

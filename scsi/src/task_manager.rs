@@ -385,6 +385,7 @@ impl Engine {
                 set.forget(&mut self.tasks, slot);
                 // Those behind it may be free to go.
                 self.wakes.push(itl);
+                self.unsettled = true;
             }
             TaskState::Blocked => {
                 let lu = self.lus[usize::from(lu)].as_deref_mut().expect("a task keeps its unit");

@@ -7,7 +7,7 @@
 
 use spindle_scsi_port::TaskAttr;
 
-use crate::task::{Line, NONE, Slot, TaskTable, flag};
+use crate::task::{Line, NONE, Slot, Task, TaskTable, flag};
 
 /// The state of one task set.
 #[derive(Debug, Default)]
@@ -21,22 +21,27 @@ pub struct TaskSet {
 }
 
 impl TaskSet {
-    /// A task arrives. `true`: it may run now; otherwise it stands in line, and [`TaskSet::wake`] will name it.
+    /// A task arrives that is like all others: SIMPLE, and nothing holds it back. `false`: look closer, with
+    /// [`TaskSet::admit`].
     #[inline]
-    pub fn admit(&mut self, tasks: &mut TaskTable, slot: Slot, attr: TaskAttr) -> bool {
-        if self.barriers == 0
+    pub fn admit_simple(&mut self, task: &mut Task) -> bool {
+        let simple = self.barriers == 0
             && self.dormant.is_empty()
-            && matches!(attr, TaskAttr::Simple | TaskAttr::Untagged)
-        {
+            && matches!(task.attr, TaskAttr::Simple | TaskAttr::Untagged);
+        if simple {
             self.active += 1;
-            tasks.hot(slot).flags |= flag::IN_SET;
-            return true;
+            task.flags |= flag::IN_SET;
         }
-        self.admit_slow(tasks, slot, attr)
+        simple
     }
 
+    /// A task arrives. `true`: it may run now; otherwise it stands in line, and [`TaskSet::wake`] will name it.
     #[cold]
-    fn admit_slow(&mut self, tasks: &mut TaskTable, slot: Slot, attr: TaskAttr) -> bool {
+    pub fn admit(&mut self, tasks: &mut TaskTable, slot: Slot, attr: TaskAttr) -> bool {
+        tasks.hot(slot).attr = attr;
+        if self.admit_simple(tasks.hot(slot)) {
+            return true;
+        }
         let task = tasks.hot(slot);
         match attr {
             // SAM-5 §8.6.4: HEAD OF QUEUE enters the enabled state at once.
@@ -92,8 +97,7 @@ impl TaskSet {
 
     /// An active task has ended.
     #[inline]
-    pub fn leave(&mut self, tasks: &mut TaskTable, slot: Slot) {
-        let task = tasks.hot(slot);
+    pub fn leave(&mut self, task: &mut Task) {
         if task.has(flag::IN_SET) {
             task.flags &= !flag::IN_SET;
             self.active -= 1;
@@ -138,14 +142,14 @@ mod tests {
         }
 
         fn arrive(&mut self, attr: TaskAttr) -> bool {
-            let slot = self.tasks.take().unwrap();
+            let slot = self.tasks.take().unwrap().0;
             self.slots.push(slot);
             self.set.admit(&mut self.tasks, slot, attr)
         }
 
         /// Ends task `n`; tells which ones wake.
         fn end(&mut self, n: usize) -> Vec<usize> {
-            self.set.leave(&mut self.tasks, self.slots[n]);
+            self.set.leave(self.tasks.hot(self.slots[n]));
             let mut woken = Vec::new();
             loop {
                 let slot = self.set.wake(&mut self.tasks);

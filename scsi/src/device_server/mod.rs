@@ -98,6 +98,8 @@ pub struct OpRow {
     /// opcode itself. A CDB with a one where the map has a nought is refused with INVALID FIELD IN CDB and a
     /// field pointer, so fields that are not supported (RDPROTECT, NACA) need no further code.
     pub usage: &'static [u8],
+    /// The bits outside the usage map, of the first sixteen bytes at once: see [`forbidden`].
+    pub forbidden: u128,
     /// Which reservations stand in its way.
     pub access: Access,
     /// What a pending unit attention does to it.
@@ -176,17 +178,34 @@ pub enum Exec {
     PersistentOut,
 }
 
+/// The bits that are nought in a usage map, as a number to test sixteen bytes of a CDB with. Bytes beyond the map
+/// are no part of the command.
+pub const fn forbidden(usage: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    let mut n = 0;
+    while n < usage.len() && n < bytes.len() {
+        bytes[n] = !usage[n];
+        n += 1;
+    }
+    u128::from_le_bytes(bytes)
+}
+
 /// INVALID FIELD IN CDB with a field pointer, if `cdb` has ones outside the row's usage map.
 #[inline]
 pub fn check_usage(row: &OpRow, cdb: &[u8]) -> Result<(), Sense> {
+    match cdb.first_chunk::<16>() {
+        Some(cdb) if u128::from_le_bytes(*cdb) & row.forbidden == 0 && row.usage.len() <= 16 => Ok(()),
+        _ => check_bytes(row, cdb),
+    }
+}
+
+#[cold]
+fn check_bytes(row: &OpRow, cdb: &[u8]) -> Result<(), Sense> {
     if cdb.len() < row.usage.len() {
         return Err(Sense::invalid_field_in_cdb(FieldError::byte(cdb.len() as u16)));
     }
-    let mut wrong = 0;
-    for (byte, map) in cdb.iter().zip(row.usage) {
-        wrong |= byte & !map;
-    }
-    if wrong == 0 { Ok(()) } else { Err(outside_usage(row, cdb)) }
+    let inside = cdb.iter().zip(row.usage).all(|(byte, map)| byte & !map == 0);
+    if inside { Ok(()) } else { Err(outside_usage(row, cdb)) }
 }
 
 #[cold]

@@ -15,7 +15,7 @@ use spindle_scsi_spec::opcode::service_action_in_16;
 use spindle_scsi_spec::opcode::{self, maintenance_in, persistent_reserve_in, persistent_reserve_out};
 use spindle_scsi_spec::{Asc, FieldError, Sense};
 
-use super::{Attention, Exec, Needs, OpRow, capacity, inquiry, mode, report};
+use super::{Attention, Exec, Needs, OpRow, capacity, forbidden, inquiry, mode, report};
 use crate::reserve::{Access, read};
 
 /// Commands whose row stands below and which nobody performs yet: to an initiator they do not exist. A command
@@ -119,6 +119,7 @@ const fn row(opcode: u8, usage: &'static [u8], access: Access, exec: Exec) -> Op
         opcode,
         service_action: None,
         usage,
+        forbidden: forbidden(usage),
         access,
         attention: Attention::Reports,
         head_of_queue: false,
