@@ -9,6 +9,7 @@
 //! | [`message`] | what cores say to each other |
 //! | [`control`] | the object model and the RPC methods |
 //! | [`live`] | the backplane that carries changes to the cores |
+//! | [`recorder`] | what a core notes of its last moments |
 //! | [`store`] | what outlives the process |
 //!
 //! A *reactor thread* per core runs [`shard::Core`]; the RPC server has a thread for each client, which owns no state of
@@ -20,6 +21,7 @@ pub mod control;
 pub mod limits;
 pub mod live;
 pub mod message;
+pub mod recorder;
 pub mod shard;
 pub mod start;
 pub mod store;

@@ -11,6 +11,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 use spindle::args::{Check, Cli, Command, Demo, Rpc, Run, Serve};
 use spindle::control::{Control, dry::Dry, methods, reference};
+use spindle::recorder;
 use spindle::start::{Running, default_socket};
 use spindle_conf::jsonrpc::client::Client;
 use spindle_conf::jsonrpc::server::{ServeError, Server};
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    recorder::dump_on_panic();
     let done = match cli.command {
         Command::Run(run) => serve_config(&run),
         Command::Demo(demo) => serve_demo(&demo),

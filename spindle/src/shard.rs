@@ -17,6 +17,7 @@ use spindle_scsi::{ControlEvent, Engine, LuId};
 use spindle_scsi_port::{PortEffect, Transport};
 
 use crate::message::{Adopted, ShardMsg};
+use crate::recorder::Notes;
 
 /// PDUs taken in by the transport in one turn.
 const PDUS_PER_TURN: u32 = 256;
@@ -48,6 +49,7 @@ pub struct Core<N: Net> {
     placed: u64,
     /// Connections are placed on these cores, in turn.
     placement: Placement,
+    notes: Notes,
     done: Vec<IoDone>,
     port: Vec<PortEffect>,
     out: Vec<IscsiOut<N::Socket>>,
@@ -104,12 +106,18 @@ impl<N: Net> Core<N> {
             store: None,
             placed: 0,
             placement: Placement::default(),
+            notes: Notes::passing(id),
             done: Vec::with_capacity(256),
             port: Vec::with_capacity(256),
             out: Vec::new(),
             tick_at: None,
             stopping: false,
         }
+    }
+
+    /// This core lives as long as the process: others may read what it noted, also after a panic.
+    pub fn note_for_all(&mut self) {
+        self.notes = Notes::of_process(self.id);
     }
 
     /// Changes where new connections go.
@@ -129,12 +137,16 @@ impl<N: Net> Core<N> {
             ShardMsg::Scsi(message) => self.engine.on_core(from, message),
             ShardMsg::Conn(message) => self.iscsi.on_message(from, message, now, &mut self.engine),
             ShardMsg::Adopt(new) => self.adopt(*new),
-            ShardMsg::Control(errand) => errand(self),
+            ShardMsg::Control(errand) => {
+                self.notes.errand(now);
+                errand(self);
+            }
             ShardMsg::Stop => self.stopping = true,
         }
     }
 
     fn adopt(&mut self, new: Adopted<N::Socket>) {
+        self.notes.adopt(self.now);
         let Adopted { socket, portal_group, peer, local } = new;
         // When the table of connections is full the socket is dropped, which the initiator sees as a reset.
         let _ = self.iscsi.adopt(socket, portal_group, peer, local, self.now);
@@ -167,6 +179,7 @@ impl<N: Net> Core<N> {
     fn carry_out(&mut self, mail: &mut Mailbox<ShardMsg<N>>) -> u32 {
         let mut work = self.done.len() as u32;
         for done in self.done.drain(..) {
+            self.notes.done(self.now, &done);
             self.engine.on_io(done);
         }
         if self.engine.effects().is_empty() {
@@ -176,6 +189,7 @@ impl<N: Net> Core<N> {
         let mut io = std::mem::take(&mut self.engine.effects().io);
         work += io.len() as u32;
         for (channel, op) in io.drain(..) {
+            self.notes.submit(self.now, channel, &op);
             let mut cx = IoCx { now: self.now, pool: self.engine.pool_mut(), done: &mut self.done };
             self.channels.submit(channel, op, &mut cx);
         }
@@ -183,6 +197,7 @@ impl<N: Net> Core<N> {
         let mut aborts = std::mem::take(&mut self.engine.effects().aborts);
         work += aborts.len() as u32;
         for (channel, key) in aborts.drain(..) {
+            self.notes.abort(self.now, channel, key);
             let mut cx = IoCx { now: self.now, pool: self.engine.pool_mut(), done: &mut self.done };
             self.channels.abort(channel, key, &mut cx);
         }
@@ -191,12 +206,14 @@ impl<N: Net> Core<N> {
         work += self.port.len() as u32;
         let mut port = std::mem::take(&mut self.port);
         for effect in port.drain(..) {
+            self.notes.effect(self.now, &effect);
             self.iscsi.perform(effect, &mut self.engine);
         }
         self.port = port;
         let mut core = std::mem::take(&mut self.engine.effects().core);
         work += core.len() as u32;
         for (to, message) in core.drain(..) {
+            self.notes.message(self.now, to);
             mail.notify(to, ShardMsg::Scsi(message));
         }
         give_back(&mut self.engine.effects().core, core);

@@ -186,7 +186,9 @@ fn make_core(id: CoreId, limits: &Limits, arena: Arc<Arena>) -> Result<Core<Epol
     let net = EpollNet::new(limits.tcp())?;
     let config = IscsiConfig { limits: limits.iscsi(), ..IscsiConfig::default() };
     let iscsi = IscsiTransport::new(net, id, limits.cores, Arc::new(config));
-    Ok(Core::new(id, limits.cores, engine, iscsi))
+    let mut core = Core::new(id, limits.cores, engine, iscsi);
+    core.note_for_all();
+    Ok(core)
 }
 
 fn report(topology: &Topology, cpus: &CoreSet, limits: &Limits, arena: &Arena, available: u64) {

@@ -73,12 +73,33 @@ pub(super) fn register(m: &mut Methods<Control>) {
     );
     m.add(
         MethodInfo {
+            name: "spindle_get_trace",
+            about: "The flight recorder: the last records of each core, oldest first.",
+            params: const { &[may("last", "number", "records of each core at most; 256 if left out")] },
+        },
+        |_: &Control, p: Trace| {
+            let cores = crate::recorder::dump(p.last.unwrap_or(256));
+            let rows: Vec<Value> =
+                cores.into_iter().map(|(core, lines)| json!({ "core": core.0, "records": lines })).collect();
+            Ok(rows)
+        },
+    );
+    m.add(
+        MethodInfo {
             name: "spindle_get_tasks",
             about: "Tasks alive now: state, age, opcode, nexus.",
             params: &[],
         },
         |c: &Control, _: Nothing| Ok(c.backplane().tasks()),
     );
+}
+
+/// `spindle_get_trace`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Trace {
+    #[serde(default)]
+    last: Option<usize>,
 }
 
 /// Added last: the list of all names, itself among them.
