@@ -140,7 +140,8 @@ impl Engine {
 
     pub(crate) fn nexus_begins(&mut self, info: Box<NexusInfo>) -> Result<NexusId, Refusal> {
         let free = self.tasks.capacity().saturating_sub(self.cfg.immediate_share + self.granted);
-        if free < self.cfg.window_min {
+        let units = self.maps.get(&info.lun_map).map_or(0, Vec::len);
+        if free < self.cfg.window_min || units > self.itls_left() {
             return Err(Refusal::NoRoom);
         }
         let (info, name) = {
@@ -235,6 +236,12 @@ impl Engine {
         nexus.granted
     }
 
+    /// How many I_T_L nexuses may still come.
+    pub(crate) fn itls_left(&self) -> usize {
+        self.itls_free.len() + usize::from(NO_ITL) - self.itls.len()
+    }
+
+    /// The caller has seen to it that there is room ([`Engine::itls_left`]).
     pub(crate) fn itl_begins(&mut self, nexus: u16, lu: u16, lun: u16, read_only: bool) -> u16 {
         let mut itl = Itl::new(nexus, lu, lun, read_only);
         itl.access = self.lu(lu).policy.reserve.access_of(&self.nexuses[usize::from(nexus)].name);

@@ -9,7 +9,9 @@ use crate::task::NO_ITL;
 impl Engine {
     /// Gives a LUN map its content (`NexusInfo::lun_map` names it). Every nexus of that map sees it at once; if
     /// that changes anything for a nexus, its next command on each unit that stays is told REPORTED LUNS DATA HAS
-    /// CHANGED. LUNs above 16,383, and units that are not open on this core, are left out: open first, map then.
+    /// CHANGED. LUNs above 16,383, and units that are not open on this core, are left out: open first, map then. So
+    /// is, for a nexus that is up, what would exceed 65,535 I_T_L nexuses on this core; it sees such a unit when it
+    /// comes again.
     pub fn set_lun_map(&mut self, map: u32, luns: &[(u32, LuId, bool)]) {
         let mut entries: Vec<_> = luns
             .iter()
@@ -54,6 +56,7 @@ impl Engine {
         for entry in entries {
             let there = self.nexuses[usize::from(nexus)].luns.get(usize::from(entry.lun));
             if there.is_none_or(|slot| *slot == NO_ITL)
+                && self.itls_left() > 0
                 && let Some(lu) = self.lu_to_map(entry.lu)
             {
                 let slot = self.itl_begins(nexus, lu, entry.lun, entry.read_only);

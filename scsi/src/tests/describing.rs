@@ -75,3 +75,22 @@ fn tasks_and_counters_can_be_seen() {
     let stats = w.engine(0).nexus_stats(n).unwrap();
     assert_eq!((stats.read_bytes, stats.write_bytes, stats.checks), (1024, 1024, 1));
 }
+
+#[test]
+fn a_core_has_65_535_itl_nexuses_and_refuses_what_would_exceed_them() {
+    let mut w = World::new(1);
+    let all: Vec<_> = (0..16_384).map(|lun| (lun, LU, false)).collect();
+    w.engine(0).set_lun_map(1, &all);
+    for name in 1..=3 {
+        w.nexus(0, name);
+    }
+    let fourth = w.engine(0).nexus_up(Box::new(nexus_info(4)));
+    assert_eq!(fourth.err(), Some(Refusal::NoRoom));
+    // What a change brings to nexuses that are up stops at the limit.
+    let mut w = World::new(1);
+    for name in 1..=5 {
+        w.nexus(0, name);
+    }
+    w.engine(0).set_lun_map(1, &all);
+    assert_eq!(w.engine(0).itls_left(), 0);
+}

@@ -21,8 +21,8 @@ use spindle_bdev::{
 use spindle_mem::{Arena, ArenaConfig, PoolConfig, Sgv, SgvPool};
 use spindle_reactor::{CoreId, Tick};
 use spindle_scsi_port::{
-    Admit, Command, Expected, Mid, NexusId, NexusInfo, PortEffect, ReceiveError, Residual, TaskAttr, TaskId,
-    TaskTag, Tmf, TmfFunction, TmfId, TmfResponse, TransportKind,
+    Admit, Command, Expected, Mid, NexusId, NexusInfo, PortEffect, ReceiveError, Refusal, Residual, TaskAttr,
+    TaskId, TaskTag, Tmf, TmfFunction, TmfId, TmfResponse, TransportKind,
 };
 use spindle_scsi_spec::cdb::{Family, Read, Write};
 use spindle_scsi_spec::{Asc, Lun, LunMethod, Sense, SenseKey, Status};
