@@ -6,10 +6,13 @@ use spindle_net::TcpConfig;
 use spindle_reactor::CoreId;
 use spindle_scsi::EngineConfig;
 
-/// Task slots of a core: 1,024 sessions at their first window of 8, or 64 sessions at 128.
-const TASKS_PER_CORE: u32 = 8_192;
-/// Sessions of a core.
-const SESSIONS_PER_CORE: u16 = 4_096;
+/// Task slots of a core. Half of them are kept for the first windows (8) of all nexuses that may come; what remains is
+/// for windows to grow into: 67 sessions at 128 commands.
+const TASKS_PER_CORE: u32 = 16_384;
+/// I_T nexuses of a core: sessions that lead to a target.
+const NEXUSES_PER_CORE: u16 = 1_024;
+/// Sessions of a core, discovery sessions included; also its connections.
+const SESSIONS_PER_CORE: u32 = 4_096;
 /// Messages a lane between two cores holds before its overflow queue is used.
 pub const LANE_DEPTH: usize = 1_024;
 /// Task slots kept back for immediate commands.
@@ -59,12 +62,7 @@ impl Limits {
                 show(pools + (1 << 20))
             ));
         }
-        Ok(Limits {
-            cores,
-            arena_bytes_max: arena,
-            pool_bytes,
-            connections_max: u32::from(SESSIONS_PER_CORE),
-        })
+        Ok(Limits { cores, arena_bytes_max: arena, pool_bytes, connections_max: SESSIONS_PER_CORE })
     }
 
     /// What the process may come to use, term by term.
@@ -85,7 +83,7 @@ impl Limits {
     pub fn engine(&self, core: CoreId) -> EngineConfig {
         EngineConfig {
             tasks_max: TASKS_PER_CORE,
-            nexuses_max: SESSIONS_PER_CORE,
+            nexuses_max: NEXUSES_PER_CORE,
             transfer_bytes_max: 4 << 20,
             immediate_share: IMMEDIATE_SHARE,
             shares: UNITS_MAX,
@@ -101,11 +99,7 @@ impl Limits {
 
     /// iSCSI's.
     pub fn iscsi(&self) -> IscsiLimits {
-        IscsiLimits {
-            sessions_max: u32::from(SESSIONS_PER_CORE),
-            tasks_max: TASKS_PER_CORE,
-            ..IscsiLimits::default()
-        }
+        IscsiLimits { sessions_max: SESSIONS_PER_CORE, tasks_max: TASKS_PER_CORE, ..IscsiLimits::default() }
     }
 
     /// Kernel TCP's.
@@ -143,6 +137,14 @@ mod tests {
         let terms = limits.terms();
         assert_eq!(terms[0].bytes + terms[1].bytes, 1 << 30);
         assert!(terms.iter().map(|t| t.bytes).sum::<u64>() < 2 << 30);
+    }
+
+    #[test]
+    fn windows_have_room_to_grow_beside_what_is_kept_for_sessions_to_come() {
+        let engine = Limits::new(1, 64 << 20, Some(1 << 30), 0).unwrap().engine(CoreId(0));
+        let kept = u32::from(engine.nexuses_max) * engine.window_min + engine.immediate_share;
+        // 32 sessions at their largest window, or a lonely one could not have more than its first.
+        assert!(engine.tasks_max >= kept + 32 * engine.window_max, "{engine:?}");
     }
 
     #[test]
