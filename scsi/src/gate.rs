@@ -15,7 +15,7 @@ use crate::message::{AbortSet, News, Scope, ScsiMsg, Whom};
 use crate::planted::{self, Bug};
 use crate::reserve::NexusName;
 use crate::task::{AbortCause, NO_ITL, Slot, Task, TaskState, flag};
-use crate::task_manager::{Then, Whose};
+use crate::task_manager::{Asker, Then, Watch, Whose};
 
 /// Whether tasks may start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,34 +80,30 @@ impl Engine {
             None => (Whose::Nobody, None, AbortCause::ClearTaskSet, None),
             Some(abort) => self.abort_set(slot, &abort),
         };
+        let then = Then::GateClosed { lu: slot, epoch };
         // Those that execute and are not ended have to leave by themselves.
-        let stays = |nexus: u16| match &whose {
-            Whose::Unit(_) => false,
-            Whose::UnitOf { nexuses, .. } => !nexuses.contains(&nexus),
-            _ => true,
-        };
+        let ends = Watch { until: u64::MAX, whose, except, asker, left: 0, then };
         let drained: Vec<Slot> = self
             .tasks
             .iter()
-            .filter(|(_, task)| {
+            .filter(|(at, task)| {
                 task.state() == TaskState::Executing
                     && task.itl != NO_ITL
                     && task.lu == slot
                     && touches(task, scope)
-                    && stays(task.nexus)
+                    && !ends.concerns(self.tasks.id(*at), task)
             })
             .map(|(task, _)| task)
             .collect();
         for task in drained.iter().filter(|_| !planted::on(Bug::GateClosedEarly)) {
             self.tasks.hot(*task).flags |= flag::DRAINED;
         }
-        let then = Then::GateClosed { lu: slot, epoch };
         let left = if planted::on(Bug::GateClosedEarly) { 0 } else { drained.len() as u32 };
-        self.abort_all_and_drain(whose, except, cause, asker, then, left);
+        self.abort_all_and_drain(ends.whose, except, cause, asker, then, left);
     }
 
     /// An abort set in terms of this core.
-    fn abort_set(&self, slot: u16, set: &AbortSet) -> (Whose, Option<TaskId>, AbortCause, Option<u16>) {
+    fn abort_set(&self, slot: u16, set: &AbortSet) -> (Whose, Option<TaskId>, AbortCause, Option<Asker>) {
         let named = |name: &NexusName| {
             let found = self.nexuses.iter().position(|n| n.up && n.name == *name);
             found.map(|at| at as u16)
@@ -117,7 +113,8 @@ impl Engine {
             Some(names) => Whose::UnitOf { lu: slot, nexuses: names.iter().filter_map(named).collect() },
         };
         let except = set.except.and_then(|(core, task)| (core == self.cfg.core).then_some(task));
-        (whose, except, set.cause, named(&set.asker))
+        let asker = named(&set.asker).map(|nexus| Asker { nexus, since: set.since });
+        (whose, except, set.cause, asker)
     }
 
     /// A reset stands in line at the home behind the holder of a lock: its tasks may begin to end.

@@ -46,6 +46,7 @@ struct Active {
     from: CoreId,
     ticket: Ticket,
     who: reserve::NexusName,
+    since: u64,
     phase: Phase,
     /// Members that have not answered yet.
     left: usize,
@@ -140,7 +141,8 @@ impl Engine {
             let lu = self.lu(slot).lu;
             for member in members {
                 let asker = what.who.clone();
-                let abort = Box::new(AbortSet { cause, nexuses: None, asker, except: None });
+                let since = what.since;
+                let abort = Box::new(AbortSet { cause, nexuses: None, asker, since, except: None });
                 self.post(member, ScsiMsg::Doom { lu, abort });
             }
         }
@@ -190,6 +192,7 @@ impl Engine {
             from,
             ticket,
             who: what.who,
+            since: what.since,
             phase: Phase::Closing,
             left: 0,
             gated: false,
@@ -350,7 +353,7 @@ impl Engine {
         active.phase = Phase::Closing;
         active.left = members.len();
         active.gated = true;
-        let (who, from, ticket) = (active.who.clone(), active.from, active.ticket);
+        let (who, since, from, ticket) = (active.who.clone(), active.since, active.from, active.ticket);
         for member in &members {
             let abort = plan.as_ref().map(|plan| {
                 let except = match ticket {
@@ -358,7 +361,7 @@ impl Engine {
                     Ticket::Tmf(_) | Ticket::Nexus(_) => None,
                 };
                 let nexuses = plan.nexuses.clone();
-                Box::new(AbortSet { cause: plan.cause, nexuses, asker: who.clone(), except })
+                Box::new(AbortSet { cause: plan.cause, nexuses, asker: who.clone(), since, except })
             });
             self.post(*member, ScsiMsg::Close { lu, epoch, scope, abort });
         }

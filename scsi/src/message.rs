@@ -150,6 +150,8 @@ pub enum Ticket {
 pub struct Request {
     /// On whose behalf.
     pub who: NexusName,
+    /// Tasks of `who` that arrived after this one on its core are no concern of a reset (see [`AbortSet::since`]).
+    pub since: u64,
     /// What.
     pub kind: RequestKind,
 }
@@ -227,6 +229,9 @@ pub struct AbortSet {
     pub nexuses: Option<Vec<NexusName>>,
     /// Who asked: its tasks end without a word even if TAS is set.
     pub asker: NexusName,
+    /// What `asker` sent behind its request is not ended by it: RFC 7143 §4.2.3.2 has a task management function
+    /// affect the commands of its session that come before it. Counted in arrivals on the asker's core.
+    pub since: u64,
     /// The command that asked goes on.
     pub except: Option<(CoreId, TaskId)>,
 }

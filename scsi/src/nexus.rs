@@ -316,7 +316,8 @@ impl Engine {
             let here = itl.up && itl.nexus == slot;
             let name = &self.nexuses[usize::from(slot)].name;
             if here && self.lu(itl.lu).policy.reserve.legacy_holder() == Some(name) {
-                let what = Box::new(Request { who: name.clone(), kind: RequestKind::NexusLost });
+                let what =
+                    Box::new(Request { who: name.clone(), since: u64::MAX, kind: RequestKind::NexusLost });
                 let shard = self.lu(itl.lu);
                 let (lu, home) = (shard.lu, shard.home);
                 self.nexuses[usize::from(slot)].parts += 1;

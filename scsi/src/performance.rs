@@ -237,7 +237,7 @@ impl Engine {
         let (nexus, lu) = (task.nexus, task.lu);
         let who = self.nexuses[usize::from(nexus)].name.clone();
         let (lu, home) = (self.lu(lu).lu, self.lu(lu).home);
-        let what = Box::new(Request { who, kind });
+        let what = Box::new(Request { who, since: u64::MAX, kind });
         self.post(home, ScsiMsg::Request { lu, ticket: Ticket::Task(id), what });
     }
 

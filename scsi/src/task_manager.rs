@@ -37,10 +37,27 @@ pub(crate) struct Watch {
     pub whose: Whose,
     /// This one is left out.
     pub except: Option<TaskId>,
+    /// On whose behalf.
+    pub asker: Option<Asker>,
     /// How many have not ended.
     pub left: u32,
     /// What then.
     pub then: Then,
+}
+
+/// The nexus that asked for tasks to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Asker {
+    pub nexus: u16,
+    /// Its own tasks that arrived later than this are no concern of the function (see `AbortSet::since`).
+    pub since: u64,
+}
+
+impl Asker {
+    /// One whose request is dealt with as it arrives.
+    pub fn now(nexus: u16) -> Asker {
+        Asker { nexus, since: u64::MAX }
+    }
 }
 
 pub(crate) enum Whose {
@@ -76,7 +93,7 @@ struct PendingTmf {
 }
 
 impl Watch {
-    fn concerns(&self, id: TaskId, task: &Task) -> bool {
+    pub fn concerns(&self, id: TaskId, task: &Task) -> bool {
         let whose = match &self.whose {
             Whose::One(one) => *one == id,
             Whose::Nexus(nexus) => task.nexus == *nexus,
@@ -87,7 +104,8 @@ impl Watch {
             }
             Whose::Nobody => false,
         };
-        whose && task.seq <= self.until && self.except != Some(id)
+        let behind = self.asker.is_some_and(|asker| asker.nexus == task.nexus && task.seq > asker.since);
+        whose && task.seq <= self.until && self.except != Some(id) && !behind
     }
 }
 
@@ -121,14 +139,20 @@ impl Engine {
                     let response = if over { TmfResponse::TaskDoesNotExist } else { TmfResponse::Complete };
                     let id = self.begin_tmf(tmf, response);
                     let whose = Whose::One(self.tasks.id(slot));
-                    self.abort_all(whose, None, AbortCause::AbortTask, Some(nexus), Then::Tmf(id));
+                    self.abort_all(
+                        whose,
+                        None,
+                        AbortCause::AbortTask,
+                        Some(Asker::now(nexus)),
+                        Then::Tmf(id),
+                    );
                     self.tmf_part_done(id);
                 }
             },
             F::AbortTaskSet => {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
                 let cause = AbortCause::AbortTaskSet;
-                self.abort_all(Whose::Itl(itl), None, cause, Some(nexus), Then::Tmf(id));
+                self.abort_all(Whose::Itl(itl), None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                 self.tmf_part_done(id);
             }
             F::ClearTaskSet => {
@@ -138,7 +162,7 @@ impl Engine {
                     self.ask_for_tmf(lu, id, nexus, RequestKind::ClearTaskSet);
                 } else {
                     let cause = AbortCause::ClearTaskSet;
-                    self.abort_all(Whose::Itl(itl), None, cause, Some(nexus), Then::Tmf(id));
+                    self.abort_all(Whose::Itl(itl), None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                 }
                 self.tmf_part_done(id);
             }
@@ -161,7 +185,7 @@ impl Engine {
             F::ITNexusReset => {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
                 let cause = AbortCause::NexusReset;
-                self.abort_all(Whose::Nexus(nexus), None, cause, Some(nexus), Then::Tmf(id));
+                self.abort_all(Whose::Nexus(nexus), None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                 // SAM-5 §6.3.4: as if the nexus had been lost and found again.
                 let itls: Vec<usize> = self.itls_of(nexus).collect();
                 for itl in itls {
@@ -227,7 +251,7 @@ impl Engine {
         self.tmf_part_begun(tmf);
         let who = self.nexuses[usize::from(nexus)].name.clone();
         let (lu, home) = (self.lu(lu).lu, self.lu(lu).home);
-        let what = Box::new(Request { who, kind });
+        let what = Box::new(Request { who, since: self.tasks.seq(), kind });
         self.post(home, ScsiMsg::Request { lu, ticket: Ticket::Tmf(tmf), what });
     }
 
@@ -262,7 +286,7 @@ impl Engine {
         whose: Whose,
         except: Option<TaskId>,
         cause: AbortCause,
-        asker: Option<u16>,
+        asker: Option<Asker>,
         then: Then,
     ) {
         self.abort_all_and_drain(whose, except, cause, asker, then, 0);
@@ -274,11 +298,11 @@ impl Engine {
         whose: Whose,
         except: Option<TaskId>,
         cause: AbortCause,
-        asker: Option<u16>,
+        asker: Option<Asker>,
         then: Then,
         drained: u32,
     ) {
-        let mut watch = Watch { until: self.tasks.seq(), whose, except, left: 0, then };
+        let mut watch = Watch { until: self.tasks.seq(), whose, except, asker, left: 0, then };
         let mut concerned: Vec<_> = self
             .tasks
             .iter()
@@ -304,7 +328,7 @@ impl Engine {
         }
         for (_, slot) in concerned {
             let task = self.tasks.peek(slot);
-            let other = asker != Some(task.nexus);
+            let other = asker.is_none_or(|asker| asker.nexus != task.nexus);
             let tells = other && task.itl != NO_ITL && self.lu(task.lu).tells_aborted;
             if other
                 && !tells

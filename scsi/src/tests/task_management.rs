@@ -96,6 +96,31 @@ fn unit_reset_ends_the_tasks_of_all_nexuses_on_all_cores_and_tells_everybody() {
 }
 
 #[test]
+fn what_a_nexus_sends_behind_its_reset_is_not_ended_by_it() {
+    for shared in [false, true] {
+        for function in [TmfFunction::LogicalUnitReset, TmfFunction::ClearTaskSet] {
+            let mut w = World::with(2, [8, 8, 8, 0, 0, 0], info(), shared);
+            // The unit's home is core 0: the request travels while the commands arrive.
+            let (other, n) = (w.nexus(0, 1), w.nexus(1, 2));
+            w.run();
+            [other, n].iter().for_each(|n| w.clear_attentions(*n));
+            let before = w.send(n, &read(0, 1), 512, &[]);
+            let tmf = w.tmf(n, function);
+            let behind = w.send(n, &read(1, 1), 512, &[]);
+            let writes = w.send(n, &write(2, 1), 0, &blocks(1, 1));
+            w.run();
+            assert_eq!(w.tmf_answer(tmf), Some(TmfResponse::Complete));
+            assert!(w.cmds[before].revoked, "{function:?}, shared {shared}");
+            for c in [behind, writes] {
+                assert!(!w.cmds[c].revoked, "{function:?}, shared {shared}");
+                assert_eq!(w.cmds[c].answer.as_ref().unwrap().status, Status::Good);
+            }
+            w.assert_quiet();
+        }
+    }
+}
+
+#[test]
 fn with_one_member_core_a_reset_sends_no_message() {
     let (mut w, n) = World::ready();
     let tmf = w.tmf(n, TmfFunction::LogicalUnitReset);
