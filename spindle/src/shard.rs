@@ -298,7 +298,11 @@ impl<N: Net> Core<N> {
         if let Some(at) = self.deadline() {
             wake.at(at);
         }
-        quiet && self.done.is_empty() && self.engine.effects().is_empty() && self.channels.waiting() == 0
+        if self.channels.waiting() > 0 {
+            // A full queue has room again when a completion comes, which wakes; a ring shared with others, soon.
+            wake.at(self.now.plus_ms(1));
+        }
+        quiet && self.done.is_empty() && self.engine.effects().is_empty()
     }
 
     /// When this core wants a turn at the latest.
