@@ -350,9 +350,9 @@ impl Fabric {
         self.dirty[core] = true;
     }
 
-    /// Something to report on this core? Asking clears the mark; [`Fabric::mark`] sets it again.
-    pub(super) fn take_mark(&mut self, core: usize) -> bool {
-        std::mem::take(&mut self.dirty[core])
+    /// Everything of this core has been reported.
+    pub(super) fn unmark(&mut self, core: usize) {
+        self.dirty[core] = false;
     }
 
     /// There is (still) something to report on this core.
@@ -391,7 +391,8 @@ impl Fabric {
         for n in 0..self.pipes.len() {
             let id = PipeId(n);
             if self.pipes[n].severed {
-                if self.pipes[n].reset_at.is_some_and(|at| at <= now) {
+                if self.pipes[n].reset_at.is_some_and(|at| at > Tick::ZERO && at <= now) {
+                    // Told once; from here on the ends find it whenever they look.
                     self.pipes[n].up = Stream::default();
                     self.pipes[n].down = Stream::default();
                     self.pipes[n].reset_at = Some(Tick::ZERO);
@@ -436,7 +437,8 @@ impl Fabric {
             }
         }
         let stream = self.stream(id, way);
-        if stream.flying.is_empty() && stream.fin.is_some_and(|at| at <= now) {
+        if stream.flying.is_empty() && stream.fin.is_some_and(|at| at > Tick::ZERO && at <= now) {
+            // Told once; readers find it whenever they look.
             stream.fin = Some(Tick::ZERO);
             self.woke(id, way);
         }

@@ -276,7 +276,7 @@ impl Net for SimNet {
         self.now = now;
         let before = out.len();
         out.append(&mut self.pending);
-        lock(&self.fabric).take_mark(self.core);
+        lock(&self.fabric).unmark(self.core);
         for slot in 0..self.conns.len() {
             if self.conns[slot].conn.as_ref().is_some_and(|c| c.closing.is_some_and(|until| now >= until)) {
                 self.end(self.id_at(slot), CloseReason::Local);
@@ -426,7 +426,11 @@ impl Net for SimNet {
             }
         }
         let news = (0..self.conns.len()).any(|slot| self.has_news(slot));
-        self.pending.is_empty() && !news
+        let quiet = self.pending.is_empty() && !news;
+        if quiet {
+            lock(&self.fabric).unmark(self.core);
+        }
+        quiet
     }
 
     fn copied_bytes(&self) -> u64 {
