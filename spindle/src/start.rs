@@ -61,10 +61,12 @@ impl Running {
         let cores = cpus.len() as u8;
         let available = memory_available();
         let limits = Limits::new(cores, serve.pool, serve.memory, available).map_err(|e| anyhow!(e))?;
+        let regions = ArenaConfig::default();
         let arena = Arena::new(ArenaConfig {
+            // Regions are made of 2 MiB pages.
+            first_bytes: regions.first_bytes.min(limits.arena_bytes_max >> 21 << 21),
             bytes_max: limits.arena_bytes_max,
             policy: HugePolicy::Prefer2M,
-            ..ArenaConfig::default()
         })
         .context("getting memory for I/O")?;
         report(&topology, &cpus, &limits, &arena, available);
