@@ -54,8 +54,8 @@ pub struct Conn {
     pub needed: u32,
     /// What the Net was told to read ahead.
     pub ahead: u32,
-    /// Whether the last data segment was large.
-    pub large: bool,
+    /// For how many PDUs no more than a header is read ahead: large payload may follow it.
+    pub wary: u8,
     /// Planted mistake: reading is stopped because a command found no memory.
     pub parched: bool,
     /// Reading is stopped until the peer takes what is queued for it.
@@ -184,7 +184,7 @@ impl Conn {
             logout: None,
             needed: 0,
             ahead: 0,
-            large: false,
+            wary: crate::rx::WARY_PDUS,
             parched: false,
             stalled: None,
             in_line: false,

@@ -2,7 +2,8 @@
 //!
 //! **What is read ahead.** Small PDUs come in batches, so staging takes many bytes at once. Behind a large
 //! data segment, and while R2Ts are out, the next PDU is likely to be a large one, too: then only a header is
-//! read ahead, and its data lands without a copy.
+//! read ahead, and its data lands without a copy. So it begins, and a connection returns to batches when small
+//! commands have come for a while.
 
 use spindle_iscsi_wire::bhs::{self, ahs_bytes, data_bytes};
 use spindle_iscsi_wire::{Bhs, InitiatorOpcode, LoginStatus, RejectReason};
@@ -17,6 +18,9 @@ use crate::transport::IscsiTransport;
 
 /// Staged at once when small PDUs are expected.
 const BATCH_BYTES: u32 = 16 * 1024;
+/// For so many small PDUs after a data segment of [`BATCH_BYTES`] or more, headers are read one by one, so that the
+/// next such segment lands without a copy although reads come between: a receive more is cheap beside a copy.
+pub(crate) const WARY_PDUS: u8 = 32;
 /// A data segment from here on is large.
 const LARGE_BYTES: u32 = 4096;
 
@@ -78,7 +82,7 @@ impl<N: Net> IscsiTransport<N> {
         let staged = self.net.bytes(conn.id).len() as u32;
         let session = conn.session.and_then(|key| self.sessions.get(key));
         let r2ts = session.is_some_and(|s| s.r2ts > 0);
-        let mut want = if conn.large || r2ts {
+        let mut want = if conn.wary > 0 || r2ts {
             (header + tail).saturating_sub(if landing { 0 } else { staged })
         } else {
             BATCH_BYTES
@@ -140,7 +144,17 @@ impl<N: Net> IscsiTransport<N> {
         if matches!(conn.state, ConnState::Closing) {
             return false;
         }
-        conn.large = len >= LARGE_BYTES && plan.task.is_some();
+        conn.wary = match plan.task {
+            Some(_) if len >= BATCH_BYTES => WARY_PDUS,
+            Some(_) if len >= LARGE_BYTES => conn.wary.saturating_sub(1).max(1),
+            // RFC 7143 §11.3.4: Expected Data Transfer Length. Beside a large read a receive more costs nothing.
+            _ if u32::from_be_bytes([bhs[20], bhs[21], bhs[22], bhs[23]]) >= 4 * BATCH_BYTES
+                && InitiatorOpcode::of(&bhs) == Some(InitiatorOpcode::ScsiCommand) =>
+            {
+                conn.wary
+            }
+            _ => conn.wary.saturating_sub(1),
+        };
         if len == 0 {
             self.data_complete(conn, plan, true, mid);
             return true;
