@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct Live {
     /// Unit → channel number. A number is used again when its channel is gone.
     channels: Mutex<HashMap<u32, ChannelId>>,
     epoch: Mutex<u64>,
+    /// READs and WRITEs of units that are gone, so that copies can be told per command.
+    commands_of_closed: AtomicU64,
 }
 
 /// A core that has not answered in this time is stuck, and the operator should know.
@@ -71,8 +74,8 @@ impl Live {
         store: Option<Arc<Store>>,
         store_orders: Option<Sender<StoreOrder>>,
     ) -> Live {
-        let (channels, epoch) = Default::default();
-        Live { cores, arena, limits, store, store_orders, channels, epoch }
+        let (channels, epoch, commands_of_closed) = Default::default();
+        Live { cores, arena, limits, store, store_orders, channels, epoch, commands_of_closed }
     }
 
     /// The cores.
@@ -140,6 +143,14 @@ impl Live {
 
     fn forget_channel(&self, lu: u32) {
         self.channels.lock().expect("nothing panics while it holds the table").remove(&lu);
+    }
+
+    /// Counters of a unit over all cores.
+    fn sum_stats(&self, lu: u32) -> LuStats {
+        let all = self.on_all(move |core| core.engine.lu_stats(LuId(lu))).unwrap_or_default();
+        let mut sum = LuStats::default();
+        all.into_iter().flatten().for_each(|one| sum.add(&one));
+        sum
     }
 
     fn identity(info: &BdevInfo) -> LuIdentity {
@@ -246,6 +257,8 @@ impl Backplane for Live {
 
     fn close_lu(&self, lu: u32) -> Result<(), RpcError> {
         let Some(channel) = self.channel_of(lu) else { return Ok(()) };
+        let ended = self.sum_stats(lu);
+        self.commands_of_closed.fetch_add(ended.reads + ended.writes, Ordering::Relaxed);
         let (tell, closed) = channel_pair();
         for core in &self.cores {
             let tell = tell.clone();
@@ -320,11 +333,7 @@ impl Backplane for Live {
     }
 
     fn lu_stats(&self, lu: u32) -> Value {
-        let all = self.on_all(move |core| core.engine.lu_stats(LuId(lu))).unwrap_or_default();
-        let mut sum = LuStats::default();
-        for one in all.into_iter().flatten() {
-            sum.add(&one);
-        }
+        let sum = self.sum_stats(lu);
         json!({
             "num_read_ops": sum.reads, "num_write_ops": sum.writes, "num_other_ops": sum.others,
             "bytes_read": sum.read_bytes, "bytes_written": sum.write_bytes, "errors": sum.errors,
@@ -347,7 +356,17 @@ impl Backplane for Live {
                         "staged_copied_bytes": copied })
             })
             .unwrap_or_default();
+        let units: Vec<u32> = {
+            let channels = self.channels.lock().expect("nothing panics while it holds the table");
+            channels.keys().copied().collect()
+        };
+        let open: u64 = units.into_iter().map(|lu| self.sum_stats(lu)).map(|s| s.reads + s.writes).sum();
+        let commands = open + self.commands_of_closed.load(Ordering::Relaxed);
+        let sum = |name: &str| pools.iter().filter_map(|p| p[name].as_u64()).sum::<u64>();
+        let copied = sum("copied_bytes") + sum("staged_copied_bytes");
         json!({
+            "copies": { "bytes": copied, "commands": commands,
+                        "bytes_per_command": copied as f64 / commands.max(1) as f64 },
             "arena": { "bytes": report.bytes, "free": report.bytes_free, "limit": self.arena.limit_bytes(),
                        "kind": format!("{:?}", report.kind) },
             "pools": pools,

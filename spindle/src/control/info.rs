@@ -41,7 +41,7 @@ pub(super) fn register(m: &mut Methods<Control>) {
     m.add(
         MethodInfo {
             name: "bdev_get_iostat",
-            about: "Operations, bytes, latencies and copied payload of a device in use, or of all.",
+            about: "Operations, bytes and errors of a device in use, or of all.",
             params: const { &[may("name", "string", "one only"), may("timeout", "ms", "ignored")] },
         },
         |c: &Control, p: MaybeName| {
@@ -66,7 +66,7 @@ pub(super) fn register(m: &mut Methods<Control>) {
     m.add(
         MethodInfo {
             name: "spindle_get_memory",
-            about: "Memory: the arena, each core's pool by size class, and how full it has been.",
+            about: "Memory: the arena, each core's pool by size class, how full it has been, and payload copied per command.",
             params: &[],
         },
         |c: &Control, _: Nothing| Ok(c.backplane().memory()),
