@@ -62,8 +62,8 @@ pub struct Engine {
     pub(crate) stats: EngineStats,
 }
 
-/// Longest answer of a describing command; REPORT LUNS of 8,000 units is the longest there is.
-const SCRATCH_BYTES: usize = 64 << 10;
+/// Longest answer of a describing command: REPORT LUNS of all 16,384 LUNs that flat space addressing has.
+const SCRATCH_BYTES: usize = 8 + 8 * (1 << 14);
 
 impl Engine {
     /// An engine with nothing to serve yet. `pool` is the core's memory.
@@ -270,6 +270,7 @@ impl Engine {
             }
             Ticket::Tmf(tmf) => self.tmf_part_done(tmf),
             Ticket::Nexus(nexus) => self.nexus_part_done(nexus),
+            Ticket::Nobody => {}
         }
     }
 

@@ -358,7 +358,7 @@ impl Engine {
             let abort = plan.as_ref().map(|plan| {
                 let except = match ticket {
                     Ticket::Task(task) => Some((from, task)),
-                    Ticket::Tmf(_) | Ticket::Nexus(_) => None,
+                    Ticket::Tmf(_) | Ticket::Nexus(_) | Ticket::Nobody => None,
                 };
                 let nexuses = plan.nexuses.clone();
                 Box::new(AbortSet { cause: plan.cause, nexuses, asker: who.clone(), since, except })
@@ -407,7 +407,7 @@ impl Engine {
                 let (from, ticket) = (active.from, active.ticket);
                 self.post(from, ScsiMsg::Reply { lu, ticket, reply: Reply::Granted(epoch) });
             }
-            Ticket::Tmf(_) | Ticket::Nexus(_) => self.home_answer(slot, Reply::Done),
+            Ticket::Tmf(_) | Ticket::Nexus(_) | Ticket::Nobody => self.home_answer(slot, Reply::Done),
         }
     }
 

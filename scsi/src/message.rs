@@ -143,6 +143,8 @@ pub enum Ticket {
     Tmf(u32),
     /// A nexus that is going away.
     Nexus(u16),
+    /// Nobody: the reply is dropped.
+    Nobody,
 }
 
 /// Something only the home may decide.

@@ -287,7 +287,15 @@ impl Engine {
         let itl = &mut self.itls[usize::from(slot)];
         debug_assert!(itl.gone && itl.tasks == 0 && itl.set.is_empty());
         itl.up = false;
-        let lu = itl.lu;
+        let (nexus, lu) = (itl.nexus, itl.lu);
+        let name = &self.nexuses[usize::from(nexus)].name;
+        if self.lu(lu).policy.reserve.legacy_holder() == Some(name) {
+            // Its LUN is mapped no longer: it could never RELEASE.
+            let what = Box::new(Request { who: name.clone(), since: u64::MAX, kind: RequestKind::NexusLost });
+            let shard = self.lu(lu);
+            let (lu, home) = (shard.lu, shard.home);
+            self.post(home, ScsiMsg::Request { lu, ticket: Ticket::Nobody, what });
+        }
         self.itls_free.push(slot);
         self.lu_mut(lu).itls.retain(|other| *other != slot);
         self.lu_leave(lu);

@@ -41,7 +41,8 @@ impl Engine {
                 continue;
             }
             let lu = self.lu(self.itls[usize::from(slot)].lu).lu;
-            match entries.iter().find(|e| usize::from(e.lun) == lun && e.lu == lu) {
+            let at = entries.binary_search_by_key(&lun, |e| usize::from(e.lun));
+            match at.ok().map(|at| &entries[at]).filter(|e| e.lu == lu) {
                 Some(entry) => {
                     let itl = &mut self.itls[usize::from(slot)];
                     changed |= std::mem::replace(&mut itl.read_only, entry.read_only) != entry.read_only;

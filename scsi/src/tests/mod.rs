@@ -18,7 +18,7 @@ use std::sync::Arc;
 use spindle_bdev::{
     BdevInfo, BlockError, BlockIo, ChannelId, IoDone, IoFlags, IoKey, IoResult, Op, Provisioning,
 };
-use spindle_mem::{Arena, ArenaConfig, PoolConfig, Sgv, SgvPool};
+use spindle_mem::{Arena, ArenaConfig, PoolConfig, Sgv, SgvPool, ShareId};
 use spindle_reactor::{CoreId, Tick};
 use spindle_scsi_port::{
     Admit, Command, Expected, Mid, NexusId, NexusInfo, PortEffect, ReceiveError, Refusal, Residual, TaskAttr,
@@ -198,8 +198,11 @@ impl World {
         id
     }
 
+    /// As iSCSI does, with a CDB of sixteen bytes.
     pub fn send(&mut self, nexus: NexusId, cdb: &[u8], read: u32, out: &[u8]) -> usize {
-        self.send_as(nexus, 0, TaskAttr::Simple, cdb, read, out)
+        let mut padded = [0; 16];
+        padded[..cdb.len()].copy_from_slice(cdb);
+        self.send_as(nexus, 0, TaskAttr::Simple, &padded, read, out)
     }
 
     pub fn send_as(
@@ -213,15 +216,13 @@ impl World {
     ) -> usize {
         let at = self.cmds.len();
         let cookie = at as u32;
-        let mut padded = [0; 16];
-        padded[..cdb.len()].copy_from_slice(cdb);
         let command = Command {
             nexus,
             lun: Lun::single_level(lun, LunMethod::Peripheral).unwrap(),
             tag: TaskTag(at as u64),
             cookie,
             attr,
-            cdb: &padded,
+            cdb,
             expected: Expected { read, write: out.len() as u32, unsolicited: 0 },
         };
         let core = nexus.core();
@@ -500,7 +501,11 @@ impl World {
         match io.op {
             Op::Read => {
                 let mut io = io;
-                let buf = io.data.as_mut().expect("the bench lends nothing");
+                if io.data.is_none() {
+                    // A device that lends: memory that the engine did not give.
+                    io.data = self.engine(core).pool_mut().take(bytes as u32, ShareId(0));
+                }
+                let buf = io.data.as_mut().expect("a test with a device that lends has memory for it");
                 buf.copy_from(io.at, &self.disk[from..to]);
                 IoDone::of(io, IoResult::Ok)
             }

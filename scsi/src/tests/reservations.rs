@@ -117,3 +117,14 @@ fn a_registration_that_is_to_survive_power_loss_is_stored_before_it_is_answered(
     assert_eq!(keys[15], 3, "what could not be stored has not happened");
     w.assert_quiet();
 }
+
+#[test]
+fn reserve_ends_when_its_lun_is_mapped_no_longer() {
+    let (mut w, a, b) = two_cores();
+    assert_eq!(w.ask(a, &[0x16, 0, 0, 0, 0, 0], 0, &[]).status, Status::Good);
+    w.engine(0).set_lun_map(1, &[]);
+    w.drain(0);
+    w.run();
+    assert_eq!(w.ask(b, &read(0, 1), 512, &[]).status, Status::Good);
+    w.assert_quiet();
+}

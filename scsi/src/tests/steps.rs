@@ -191,3 +191,32 @@ fn an_aborted_command_of_many_steps_stops_between_them() {
     assert_eq!(w.log.len(), 1, "the piece under way ends, no other begins");
     w.assert_quiet();
 }
+
+#[test]
+fn a_device_that_lends_gets_no_buffer_to_read_into() {
+    let mut w = World::with(1, SMALL, BdevInfo { lends: true, ..info() }, false);
+    let n = w.nexus(0, 1);
+    w.run();
+    w.clear_attentions(n);
+    let data = pattern(4);
+    w.disk[..4 * BLOCK].copy_from_slice(&data);
+    let c = w.send(n, &read(0, 4), 2048, &[]);
+    assert!(w.io[0][0].data.is_none());
+    w.run();
+    assert_eq!(w.cmds[c].answer.as_ref().unwrap().data, data);
+    assert_eq!(w.ask(n, &verify(1, 0, 4), 0, &data).status, Status::Good);
+    let mut both = pattern(1);
+    both.extend(blocks(9, 1));
+    assert_eq!(w.ask(n, &compare_and_write(0), 0, &both).status, Status::Good);
+    assert_eq!(w.disk[..BLOCK], blocks(9, 1));
+    let a = w.ask(n, &verify(1, 0, 4), 0, &data);
+    assert_eq!((a.asc(), a.sense.unwrap().information()), (MISCOMPARE, Some(0)));
+    let write_and_verify = [0x2E, 2, 0, 0, 0, 8, 0, 0, 4, 0];
+    assert_eq!(w.ask(n, &write_and_verify, 0, &data).status, Status::Good);
+    assert!(w.log.iter().any(|(op, _, _, flags)| *op == Op::Write && flags.has(IoFlags::KEEP)));
+    w.fail = Some((Op::Read, BlockError::MediumRead));
+    let bad = Some((SenseKey::MediumError, Asc::UNRECOVERED_READ_ERROR));
+    assert_eq!(w.ask(n, &read(0, 4), 2048, &[]).asc(), bad);
+    assert_eq!(w.ask(n, &verify(1, 0, 4), 0, &data).asc(), bad);
+    w.assert_quiet();
+}

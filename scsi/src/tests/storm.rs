@@ -278,3 +278,50 @@ fn no_storm_leaves_a_command_a_buffer_or_an_answer_behind() {
 }
 
 const SEEDS: u64 = 400;
+
+#[test]
+fn no_cdb_and_no_parameter_list_does_harm() {
+    let opcodes: Vec<u8> = crate::device_server::table::rows().map(|row| row.opcode).collect();
+    for seed in 0..40 {
+        let mut rng = Rng::with_seed(seed);
+        let info = BdevInfo { unmap: rng.bool(), write_cache: rng.bool(), ..info() };
+        let mut w = World::with(1, SMALL, info, false);
+        let n = w.nexus(0, 1);
+        w.run();
+        for _ in 0..400 {
+            let mut cdb = vec![0; rng.usize(0..=16)];
+            let noise = rng.u32(0..4);
+            for byte in &mut cdb {
+                *byte = match noise {
+                    0 => rng.u8(..),
+                    1 => 0,
+                    _ if rng.u32(0..4) == 0 => rng.u8(..),
+                    _ => 0,
+                };
+            }
+            if let Some(first) = cdb.first_mut()
+                && rng.u32(0..8) > 0
+            {
+                *first = opcodes[rng.usize(0..opcodes.len())];
+            }
+            let sizes = [0, 1, 8, 24, 40, 511, 512, 513, 1024, 4096, 70_000];
+            let (read_bytes, out) = match rng.u32(0..3) {
+                0 => (sizes[rng.usize(0..sizes.len())], 0),
+                1 => (0, sizes[rng.usize(0..sizes.len())]),
+                _ => (4096, 512),
+            };
+            let out: Vec<u8> = (0..out).map(|_| if rng.bool() { 0 } else { rng.u8(..) }).collect();
+            let lun = if rng.u32(0..20) == 0 { 3 } else { 0 };
+            w.send_as(n, lun, TaskAttr::Simple, &cdb, read_bytes, &out);
+            if rng.bool() {
+                w.run();
+            }
+        }
+        w.run();
+        w.assert_quiet();
+        assert!(
+            w.cmds.iter().all(|c| c.answer.is_some() || matches!(c.state, State::Refused)),
+            "seed {seed}"
+        );
+    }
+}
