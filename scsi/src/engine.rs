@@ -311,6 +311,14 @@ fn to_home(msg: &ScsiMsg) -> bool {
     )
 }
 
+/// A command that came while there was no room is to come again; all else is an error of the transfer.
+fn verdict_of_receive(why: ReceiveError) -> Verdict {
+    match why {
+        ReceiveError::NoRoom => Verdict::Status(Status::Busy),
+        _ => Verdict::Check(sense_of_receive(why)),
+    }
+}
+
 impl Mid for Engine {
     fn nexus_up(&mut self, info: Box<NexusInfo>) -> Result<NexusId, Refusal> {
         let id = self.nexus_begins(info);
@@ -372,13 +380,13 @@ impl Mid for Engine {
                             let outcome = outcome::check(sense_of_receive(why), false, Residual::None);
                             self.respond(slot, outcome, None);
                         }
-                        None => self.finish(slot, Verdict::Check(sense_of_receive(why))),
+                        None => self.finish(slot, verdict_of_receive(why)),
                     }
                 }
                 // Before it had a buffer: it leaves the line it stands in.
                 TaskState::Dormant | TaskState::WantsBuffer => {
                     self.unlink(slot);
-                    self.finish(slot, Verdict::Check(sense_of_receive(why)));
+                    self.finish(slot, verdict_of_receive(why));
                 }
                 _ => {}
             }

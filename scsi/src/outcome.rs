@@ -63,6 +63,7 @@ pub fn sense_of_receive(error: ReceiveError) -> Sense {
         ReceiveError::Digest => Asc::PROTOCOL_SERVICE_CRC_ERROR,
         ReceiveError::NotEnoughUnsolicited => Asc::NOT_ENOUGH_UNSOLICITED_DATA,
         ReceiveError::UnexpectedUnsolicited => Asc::UNEXPECTED_UNSOLICITED_DATA,
+        ReceiveError::NoRoom => Asc::INSUFFICIENT_RESOURCES,
         ReceiveError::Protocol => Asc::DATA_PHASE_ERROR,
     })
 }

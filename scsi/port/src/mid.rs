@@ -90,6 +90,8 @@ pub enum ReceiveError {
     NotEnoughUnsolicited,
     /// Unsolicited data came that was not allowed (0Ch/0Ch).
     UnexpectedUnsolicited,
+    /// Unsolicited data came while neither a buffer nor the reserve had room for it: nobody is wrong (BUSY).
+    NoRoom,
     /// Offset, length or sequence number broke the rules (47h/0Fh or transport specific).
     Protocol,
 }

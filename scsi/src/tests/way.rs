@@ -81,6 +81,32 @@ fn data_out_that_a_command_has_no_use_for_is_swallowed_first() {
 }
 
 #[test]
+fn a_write_for_which_there_was_no_room_is_busy_and_not_an_error() {
+    let aborted = |asc| Some((SenseKey::AbortedCommand, asc));
+    for (why, status, asc) in [
+        (ReceiveError::NoRoom, Status::Busy, None),
+        (ReceiveError::Digest, Status::CheckCondition, aborted(Asc::PROTOCOL_SERVICE_CRC_ERROR)),
+        (
+            ReceiveError::NotEnoughUnsolicited,
+            Status::CheckCondition,
+            aborted(Asc::NOT_ENOUGH_UNSOLICITED_DATA),
+        ),
+    ] {
+        let (mut w, n) = World::ready();
+        let at = w.send(n, &write(0, 1), 0, &blocks(1, 1));
+        let State::Landed(buf) = std::mem::replace(&mut w.cmds[at].state, State::Sent) else { panic!() };
+        let task = w.cmds[at].task.unwrap();
+        w.engine(n.core()).receive_failed(task, Some(buf), why);
+        w.drain(n.core());
+        w.run();
+        let answer = w.cmds[at].answer.as_ref().unwrap();
+        assert_eq!((answer.status, answer.asc()), (status, asc), "{why:?}");
+        assert!(w.disk.iter().all(|byte| *byte == 0));
+        w.assert_quiet();
+    }
+}
+
+#[test]
 fn what_lies_beyond_the_end_or_the_limit_is_refused() {
     let (mut w, n) = World::ready();
     let out_of_range = Some((SenseKey::IllegalRequest, Asc::LBA_OUT_OF_RANGE));

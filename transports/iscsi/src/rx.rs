@@ -344,8 +344,8 @@ impl<N: Net> IscsiTransport<N> {
                     task.kept.get_or_insert_with(Vec::new);
                     Sink::Keep
                 } else {
-                    // No room even for that: the command fails in a way that initiators try again.
-                    task.failed = Some(spindle_scsi_port::ReceiveError::NotEnoughUnsolicited);
+                    // No room even for that: what comes is dropped, and the command ends when all of it has come.
+                    task.failed = Some(spindle_scsi_port::ReceiveError::NoRoom);
                     Sink::Drop
                 }
             }

@@ -95,7 +95,7 @@ fn unsolicited_data_waits_in_a_reserve_that_has_an_end() {
         assert_eq!(all, [(a.itt.0, 0), (later[0], 0), (later[1], last)]);
         assert_eq!(w.mid.disk[4096], 1);
         assert_eq!(w.mid.disk[2 * 4096], if good { 2 } else { 0 });
-        let failures = if good { vec![] } else { vec![ReceiveError::NotEnoughUnsolicited] };
+        let failures = if good { vec![] } else { vec![ReceiveError::NoRoom] };
         assert_eq!(w.mid.failures, failures);
         w.check_quiet();
     }
