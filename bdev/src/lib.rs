@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Devices without a driver: [`RamBdev`], [`NullBdev`]. Decorators put in front of any other: [`FaultBdev`] makes
-//! operations fail, [`DelayBdev`] makes them slow. [`Registry`] knows all devices by name and who uses them.
+//! operations fail, [`DelayBdev`] makes them slow.
 //!
 //! Refusal is not failure: a channel whose queue is full hands the very same `BlockIo` back and the caller
 //! keeps it in line. [`BlockError`] is free of any protocol; one function of the mid-level turns it into
@@ -30,7 +30,6 @@ pub mod fault;
 pub mod io;
 pub mod null;
 pub mod ram;
-pub mod registry;
 
 pub use channel::{ChannelSeed, CoreEnv, CoreShared, IoChannel, IoCx, ResetScope};
 pub use channels::{ChannelId, ChannelLoad, Channels};
@@ -40,4 +39,3 @@ pub use fault::{Fault, FaultBdev, FaultRule, Faults, OpSet, RuleId};
 pub use io::{BlockError, BlockIo, IoDone, IoFlags, IoKey, IoResult, Op, Origin, Provisioning};
 pub use null::{NullBdev, NullConfig};
 pub use ram::{RamBdev, RamConfig};
-pub use registry::{Claim, ClaimMode, Registry, RegistryError};

@@ -32,7 +32,7 @@ class Lab:
 
     def no_task_is_left(self):
         """Asserts that the target holds no task once nobody works, if it can tell."""
-        if "tasks" in self.target.features:
+        if "tasks" in self.target.features and self.server.running:
             eventually(lambda: not self.target.tasks(), f"no task is left in the target: {self.target.tasks()}", 10)
 
     def volatile_disk(self, mib):

@@ -126,6 +126,11 @@ class Machine:
     def __str__(self):
         return self.name
 
+    @property
+    def running(self):
+        """Whether it has power."""
+        return True
+
     def _request(self, what, **arguments):
         host, port = self.address.rsplit(":", 1)
         frames = agent.Frames(socket.create_connection((host, int(port)), 20))

@@ -34,7 +34,7 @@ class VolatileDisk:
         self._pending = {}  # blocks written and not flushed
         self._random, self._lock = random.Random(f"{seed}/disk"), threading.Lock()
         self._sock = None
-        self.flushes = 0
+        self.flushes, self.writes = 0, 0
         self._stalling, self._stalled = 0, []  # how many more requests stall (-1: all), and those that do
         self._ear = socket.create_server((f"{CONTROL}.1", 0))
         self._port = self._ear.getsockname()[1]
@@ -73,7 +73,8 @@ class VolatileDisk:
         """What was not flushed is kept or lost, block by block. The guest must be dead already."""
         with self._lock:
             if self._sock:
-                self._sock.close()
+                # (a dead machine says no farewell: the thread that reads from it must be told)
+                self._sock.shutdown(socket.SHUT_RDWR)
                 self._sock = None
             self._stalling, self._stalled = 0, []
             lost = 0
@@ -149,6 +150,7 @@ class VolatileDisk:
         elif kind == READ:
             answer = bytes(self._now[offset : offset + length])
         elif kind in (WRITE, TRIM):
+            self.writes += 1
             self._write(offset, data if kind == WRITE else bytes(length), flags & FUA)
         elif kind == FLUSH:
             self.flushes += 1

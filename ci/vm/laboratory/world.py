@@ -65,9 +65,9 @@ class World:
             "iscsiadm -m session -P 3; lsscsi -g; multipath -ll 2> /dev/null; ip -s link; ss -tnp; "
             "ps axo pid,stat,wchan:25,args | grep -v '\\]$'; dmesg | tail -n 150"
         )
-        for guest in self.guests:
+        for guest in filter(lambda guest: guest.running, self.guests):
             try:
-                result = guest.start(f"{question}").wait(10, expect=None)
+                result = guest.start(question, quiet=True).wait(10, expect=None)
                 (self.out / f"{guest}.diagnosis").write_text(result.out + result.err)
             except (OSError, AssertionError) as error:
                 (self.out / f"{guest}.diagnosis").write_text(f"no answer: {error}\n")

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use spindle_ffi_os::cpu;
+use spindle_perf::compare::{self, ContenderSpec, Plan};
 use spindle_perf::units::{size, size_u32};
 use spindle_perf::url::Url;
 use spindle_perf::wire::{self, Calls, Direction, Shape};
@@ -26,6 +27,8 @@ pub enum Command {
     Wire(WireArgs),
     /// Be the least that passes for a target, to measure the generator itself
     Respond(RespondArgs),
+    /// Compare targets in turns within one run, and print ratios
+    Compare(CompareArgs),
     /// Measure how far two cores are from each other
     Distance {
         /// The two processors; the first two that may be used if left out
@@ -240,6 +243,62 @@ pub struct RespondArgs {
     /// Processor
     #[arg(long)]
     pub cpu: Option<u32>,
+}
+
+#[derive(ClapArgs)]
+pub struct CompareArgs {
+    /// KIND:key=value,…: spindle, tgt, spdk (path, lun=null|ram|FILE, size, args), respond, cmd (run), url (url),
+    /// wire (memory=hot|cold); each with name. Ratios are those of the first to each other
+    #[arg(required = true)]
+    pub contenders: Vec<ContenderSpec>,
+    /// Rows, such as read:4k:32,write:4k:128:s4,mixed70:4k:32:open70,idle:1
+    #[arg(long)]
+    pub work: Option<String>,
+    /// Rows by name: quick, depths, large, digests, open, idle, all
+    #[arg(long, default_value = "quick")]
+    pub set: String,
+    /// Rounds
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u32,
+    /// Seconds counted in each sample
+    #[arg(long, default_value_t = 1.0)]
+    pub time: f64,
+    /// Seconds before
+    #[arg(long, default_value_t = 0.2)]
+    pub warmup: f64,
+    /// Processors of target and generator; the first two that may be used if left out
+    #[arg(long, value_delimiter = ',')]
+    pub cpus: Vec<u32>,
+    /// Throw samples away during which the generator lost its core more often than this each second
+    #[arg(long)]
+    pub preempted_max: Option<u64>,
+    /// Write all samples to this file as JSON
+    #[arg(long)]
+    pub json: Option<std::path::PathBuf>,
+    /// Write a plot of the rates to this file as SVG
+    #[arg(long)]
+    pub svg: Option<std::path::PathBuf>,
+}
+
+impl CompareArgs {
+    /// The plan it describes.
+    pub fn plan(&self) -> Result<Plan> {
+        let (target_cpu, generator_cpu) = pair(&self.cpus)?;
+        let rows = match &self.work {
+            Some(rows) => rows,
+            None => compare::preset(&self.set)?,
+        };
+        Ok(Plan {
+            contenders: self.contenders.clone(),
+            items: compare::parse_items(rows)?,
+            rounds: self.rounds,
+            time: seconds(self.time)?,
+            warmup: seconds(self.warmup)?,
+            target_cpu,
+            generator_cpu,
+            preempted_max: self.preempted_max,
+        })
+    }
 }
 
 /// Two processors: those given, or the first two of this process.

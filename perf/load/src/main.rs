@@ -12,9 +12,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use spindle_ffi_os::cpu;
 use spindle_perf::respond::{self, Disk};
-use spindle_perf::{distance, load, wire};
+use spindle_perf::{compare, distance, load, wire};
 
-use crate::args::{Args, Command, RespondArgs, WireArgs};
+use crate::args::{Args, Command, CompareArgs, RespondArgs, WireArgs};
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         }),
         Command::Wire(args) => run_wire(&args),
         Command::Respond(args) => run_respond(&args),
+        Command::Compare(args) => run_compare(&args),
         Command::Distance { cpus, json } => args::pair(&cpus).and_then(|(a, b)| {
             let ns = distance::measure(a, b)?;
             let class = distance::Class::of(ns);
@@ -66,6 +67,20 @@ fn run_wire(args: &WireArgs) -> Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&all)?);
     }
+    Ok(())
+}
+
+fn run_compare(args: &CompareArgs) -> Result<()> {
+    let outcome = compare::run(&args.plan()?, |line| eprintln!("{line}"))?;
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_string_pretty(&outcome)?)
+            .with_context(|| format!("{}", path.display()))?;
+    }
+    if let Some(path) = &args.svg {
+        std::fs::write(path, compare::svg(&outcome)).with_context(|| format!("{}", path.display()))?;
+    }
+    print!("{}", compare::markdown(&outcome));
+    anyhow::ensure!(outcome.failures.is_empty(), "{} rows failed", outcome.failures.len());
     Ok(())
 }
 

@@ -36,6 +36,7 @@ class Target:
         self.machine, self.log, self.scratch = machine, log, scratch
         self._process, self._history, self._replaying = None, [], False
         self._portals = []
+        self.arguments = []  # more of its command line, where it has one
 
     def __str__(self):
         return self.name

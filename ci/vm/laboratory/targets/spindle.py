@@ -15,7 +15,7 @@ class Spindle(Target):
     name = "spindle"
     features = frozenset(
         "discovery chap mutual-chap digests ipv6 portals file-disk restart hot-lun resize verify sync write-same unmap "
-        "compare-and-write spc2-reservations persistent-reservations read-full-status aptpl report-opcodes multi-initiator reset target-reset tasks counters nv-cache".split()
+        "compare-and-write spc2-reservations persistent-reservations read-full-status aptpl report-opcodes multi-initiator reset target-reset tasks counters nv-cache small-pool".split()
     )
 
     def __init__(self, *arguments):
@@ -33,7 +33,7 @@ class Spindle(Target):
             self.machine.put("/usr/local/bin/spindle", path.read_bytes(), 0o755)
             path = "/usr/local/bin/spindle"
         state = f"{self.scratch}/spindle-state"
-        return [path, "run", "--socket", SOCKET, "--state", state, "--memory", "256M", "--pool", "32M"]
+        return [path, "run", "--socket", SOCKET, "--state", state, *self.arguments]
 
     def rpc(self, method, **params):
         """One call; what it answers."""

@@ -141,18 +141,26 @@ pub fn run(shape: &Shape) -> Result<Report> {
         stream.set_nonblocking(true)?;
     }
     let (stop, gone) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (ready, is_ready) = std::sync::mpsc::channel();
     let (stats, seconds, preempted) = std::thread::scope(|scope| -> Result<_> {
         let (stop, gone) = (&stop, &gone);
         let responder = scope.spawn(move || -> Result<()> {
             let pinned = cpu::pin_to(&[shape.responder_cpu]);
             let result = pinned.with_context(|| format!("processor {}", shape.responder_cpu));
-            let result = result.and_then(|()| responder::run(shape, far, stop));
+            let result = result.and_then(|()| {
+                responder::run(shape, far, stop, move || {
+                    // Nobody waits any more only if the generator has failed.
+                    let _ = ready.send(());
+                })
+            });
             gone.store(true, Ordering::Relaxed);
             result
         });
         let generator = scope.spawn(move || -> Result<(Stats, f64, u64)> {
             cpu::pin_to(&[shape.generator_cpu])
                 .with_context(|| format!("processor {}", shape.generator_cpu))?;
+            // An error of the responder hangs up, and is reported as its own.
+            let _ = is_ready.recv();
             let before = preemptions();
             let result = generator::run(shape, near, || gone.load(Ordering::Relaxed));
             result.map(|(stats, seconds)| (stats, seconds, preemptions() - before))

@@ -12,10 +12,11 @@ use super::{COLD_BYTES, Calls, Direction, Shape};
 
 const RANGES_MAX: usize = 1024;
 
-/// Answers until told to stop.
-pub fn run(shape: &Shape, streams: Vec<TcpStream>, stop: &AtomicBool) -> Result<()> {
+/// Answers until told to stop. `ready` is called when the memory is there: making it takes longer than a sample.
+pub fn run(shape: &Shape, streams: Vec<TcpStream>, stop: &AtomicBool, ready: impl FnOnce()) -> Result<()> {
     ensure!(shape.calls == Calls::Sockets, "io_uring is not built in");
     let mut memory = Memory::new(shape);
+    ready();
     let mut conns: Vec<Conn> = streams.into_iter().map(Conn::new).collect();
     while !stop.load(Ordering::Relaxed) {
         for conn in &mut conns {
