@@ -196,6 +196,10 @@ impl World {
             for task in core.core.engine.list_tasks() {
                 out += &format!("\n  {} {task:?}", core.core.id);
             }
+            for s in core.core.iscsi.sessions() {
+                let conns: Vec<_> = s.connections.iter().map(|c| c.state).collect();
+                out += &format!("\n  {} session {} of {} {conns:?}", core.core.id, s.tsih, s.initiator_name);
+            }
             for unit in 0..self.disks.len() {
                 out += &format!(
                     "\n  {} unit {unit} gate {:?}",

@@ -713,7 +713,9 @@ impl<N: Net> Transport for IscsiTransport<N> {
                 self.hear_self(mid);
             }
             PortEffect::NexusGone { nexus } => {
-                if let Some(key) = self.session_of(nexus) {
+                // Its slot may have a new holder by now: a login of the same turn. The session itself knows its nexus.
+                let key = self.sessions.iter().find(|(_, s)| s.nexus == Some(nexus)).map(|(key, _)| key);
+                if let Some(key) = key {
                     self.session_gone(key);
                 }
                 self.hear_self(mid);
