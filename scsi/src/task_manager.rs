@@ -11,6 +11,7 @@ use spindle_scsi_spec::{Asc, Status};
 
 use crate::engine::Engine;
 use crate::message::{Request, RequestKind, ScsiMsg, Ticket};
+use crate::nexus::Itl;
 use crate::outcome::{plain, residual};
 use crate::planted::{self, Bug};
 use crate::task::{AbortCause, NO_ITL, Slot, Task, TaskState, flag, io_key};
@@ -63,7 +64,8 @@ impl Asker {
 pub(crate) enum Whose {
     One(TaskId),
     Nexus(u16),
-    Itl(u16),
+    /// The I_T_L nexuses that one LUN of one nexus stood for (see `Engine::itls_named`).
+    Itls(Vec<u16>),
     Unit(u16),
     UnitOf {
         lu: u16,
@@ -97,7 +99,7 @@ impl Watch {
         let whose = match &self.whose {
             Whose::One(one) => *one == id,
             Whose::Nexus(nexus) => task.nexus == *nexus,
-            Whose::Itl(itl) => task.itl == *itl,
+            Whose::Itls(itls) => itls.contains(&task.itl),
             Whose::Unit(lu) => task.itl != NO_ITL && task.lu == *lu,
             Whose::UnitOf { lu, nexuses } => {
                 task.itl != NO_ITL && task.lu == *lu && nexuses.contains(&task.nexus)
@@ -152,7 +154,8 @@ impl Engine {
             F::AbortTaskSet => {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
                 let cause = AbortCause::AbortTaskSet;
-                self.abort_all(Whose::Itl(itl), None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
+                let whose = Whose::Itls(self.itls_named(nexus, itl));
+                self.abort_all(whose, None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                 self.tmf_part_done(id);
             }
             F::ClearTaskSet => {
@@ -162,7 +165,8 @@ impl Engine {
                     self.ask_for_tmf(lu, id, nexus, RequestKind::ClearTaskSet);
                 } else {
                     let cause = AbortCause::ClearTaskSet;
-                    self.abort_all(Whose::Itl(itl), None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
+                    let whose = Whose::Itls(self.itls_named(nexus, itl));
+                    self.abort_all(whose, None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                 }
                 self.tmf_part_done(id);
             }
@@ -222,11 +226,20 @@ impl Engine {
         itls.filter(|itl| **itl != NO_ITL).map(|itl| usize::from(*itl))
     }
 
+    /// All I_T_L nexuses that have tasks under the LUN of this one. If the LUN was taken out of the map and came
+    /// back, the tasks of before run under an older one; to the initiator they are tasks of this LUN.
+    fn itls_named(&self, nexus: u16, itl: u16) -> Vec<u16> {
+        let lun = self.itls[usize::from(itl)].lun;
+        let named = |other: &Itl| other.up && other.nexus == nexus && other.lun == lun;
+        (0..self.itls.len()).filter(|at| named(&self.itls[*at])).map(|at| at as u16).collect()
+    }
+
     fn find_tag(&self, nexus: u16, itl: u16, tag: spindle_scsi_port::TaskTag) -> Option<Slot> {
         let tasks = self.tasks_of(nexus);
+        let itls = self.itls_named(nexus, itl);
         tasks.into_iter().find(|slot| {
             let task = self.tasks.peek(*slot);
-            task.tag == tag && task.itl == itl
+            task.tag == tag && itls.contains(&task.itl)
         })
     }
 

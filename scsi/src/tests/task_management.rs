@@ -226,3 +226,21 @@ fn clear_task_set_of_a_shared_set_tells_the_others_by_attention_or_status() {
         w.assert_quiet();
     }
 }
+
+#[test]
+fn tasks_of_before_a_remapping_are_found_under_their_lun() {
+    for function in [TmfFunction::AbortTaskSet, TmfFunction::ClearTaskSet] {
+        let (mut w, n) = World::ready();
+        let c = w.send(n, &write(0, 1), 0, &blocks(1, 1));
+        w.run_but(|e| matches!(e, Event::Io(..)));
+        w.engine(0).set_lun_map(1, &[]);
+        w.engine(0).set_lun_map(1, &[(0, LU, false)]);
+        let tmf = w.tmf(n, function);
+        w.run_but(|e| matches!(e, Event::Io(..)));
+        assert_eq!(w.tmf_answer(tmf), None, "the write of before is still at the device");
+        w.run();
+        assert_eq!(w.tmf_answer(tmf), Some(TmfResponse::Complete));
+        assert!(w.cmds[c].revoked);
+        w.assert_quiet();
+    }
+}
