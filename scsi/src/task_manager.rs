@@ -178,7 +178,9 @@ impl Engine {
             }
             F::TargetWarmReset | F::TargetColdReset => {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
-                let mut units: Vec<u16> = self.itls_of(nexus).map(|itl| self.itls[itl].lu).collect();
+                // Those that are mapped no longer, too, as long as tasks of the nexus run there.
+                let here = self.itls.iter().filter(|itl| itl.up && itl.nexus == nexus);
+                let mut units: Vec<u16> = here.map(|itl| itl.lu).collect();
                 units.sort_unstable();
                 units.dedup();
                 for lu in units {

@@ -244,3 +244,18 @@ fn tasks_of_before_a_remapping_are_found_under_their_lun() {
         w.assert_quiet();
     }
 }
+
+#[test]
+fn target_reset_waits_for_tasks_of_a_unit_that_was_taken_out_of_the_map() {
+    let (mut w, n) = World::ready();
+    let c = w.send(n, &write(0, 1), 0, &blocks(1, 1));
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    w.engine(0).set_lun_map(1, &[]);
+    let tmf = w.tmf(n, TmfFunction::TargetWarmReset);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    assert_eq!(w.tmf_answer(tmf), None, "the write is still at the device");
+    w.run();
+    assert_eq!(w.tmf_answer(tmf), Some(TmfResponse::Complete));
+    assert!(w.cmds[c].revoked);
+    w.assert_quiet();
+}
