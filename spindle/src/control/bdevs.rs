@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use spindle_bdev::Bdev;
 use spindle_conf::jsonrpc::{MethodInfo, Methods, RpcError};
 
-use super::model::BdevEntry;
+use super::model::{BdevEntry, Made};
 use super::specs::{ByName, FileCreate, MallocCreate, MaybeName, NullCreate, Resize};
 use super::{BdevSpec, Control, done, may, need};
 
@@ -142,26 +142,37 @@ pub(super) fn register(m: &mut Methods<Control>) {
 
 fn create(c: &Control, name: &str, uuid: Option<String>, spec: BdevSpec) -> Result<String, RpcError> {
     let _one_at_a_time = c.changing();
+    let identity = check_new(c, name, &uuid, || derive_uuid(&spec, name))?;
+    let bdev: Arc<dyn Bdev> = c.backplane().make_bdev(name, identity, &spec)?;
+    let spec = Made::Device(with_uuid(spec, format_uuid(&identity)));
+    c.model().bdevs.insert(name.into(), BdevEntry { bdev, spec, decorated_by: None, lu: None, uses: 0 });
+    Ok(name.into())
+}
+
+/// Whether a device may have this name and identity; answers the identity. The change lock is held.
+pub(super) fn check_new(
+    c: &Control,
+    name: &str,
+    uuid: &Option<String>,
+    derive: impl FnOnce() -> [u8; 16],
+) -> Result<[u8; 16], RpcError> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
         return Err(RpcError::field("name", format!("1 to {NAME_BYTES_MAX} printable bytes")));
     }
     if c.model().bdevs.contains_key(name) {
         return Err(RpcError::exists(format_args!("bdev {name}")));
     }
-    let identity = match &uuid {
+    let identity = match uuid {
         Some(text) => parse_uuid(text)?,
-        None => derive_uuid(&spec, name),
+        None => derive(),
     };
     if let Some((other, _)) = c.model().bdevs.iter().find(|(_, e)| e.bdev.info().uuid == identity) {
         return Err(RpcError::field("uuid", format!("bdev {other} has this identity already")));
     }
-    let bdev: Arc<dyn Bdev> = c.backplane().make_bdev(name, identity, &spec)?;
-    let spec = with_uuid(spec, format_uuid(&identity));
-    c.model().bdevs.insert(name.into(), BdevEntry { bdev, spec, lu: None, uses: 0 });
-    Ok(name.into())
+    Ok(identity)
 }
 
-fn delete(c: &Control, name: &str, drivers: &[&str]) -> Result<Value, RpcError> {
+pub(super) fn delete(c: &Control, name: &str, drivers: &[&str]) -> Result<Value, RpcError> {
     let _one_at_a_time = c.changing();
     let mut model = c.model();
     let entry = model.bdev(name)?;
@@ -170,7 +181,13 @@ fn delete(c: &Control, name: &str, drivers: &[&str]) -> Result<Value, RpcError> 
         let why = format!("bdev {name} is in use by {} LUN(s); remove them first", entry.uses);
         return Err(RpcError::busy(why));
     }
-    model.bdevs.remove(name);
+    if let Some(by) = &entry.decorated_by {
+        return Err(RpcError::busy(format!("bdev {name} is behind {by}; delete that first")));
+    }
+    let gone = model.bdevs.remove(name).expect("looked up above");
+    if let Some(base) = gone.spec.base().and_then(|base| model.bdevs.get_mut(base)) {
+        base.decorated_by = None;
+    }
     Ok(done())
 }
 
@@ -223,9 +240,9 @@ fn resize_to(
     }
     if let Some(entry) = c.model().bdevs.get_mut(name) {
         match &mut entry.spec {
-            BdevSpec::Malloc(s) => s.num_blocks = new,
-            BdevSpec::Null(s) => s.num_blocks = new,
-            BdevSpec::File(..) => {}
+            Made::Device(BdevSpec::Malloc(s)) => s.num_blocks = new,
+            Made::Device(BdevSpec::Null(s)) => s.num_blocks = new,
+            Made::Device(BdevSpec::File(..)) | Made::Delay(..) | Made::Error(..) => {}
         }
     }
     Ok(done())
@@ -265,7 +282,6 @@ fn with_uuid(spec: BdevSpec, uuid: String) -> BdevSpec {
 /// An identity that comes out the same at every start: from this machine and what the device is made of. A
 /// saved configuration carries it, so that it also survives a new name.
 fn derive_uuid(spec: &BdevSpec, name: &str) -> [u8; 16] {
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let (kind, what) = match spec {
         BdevSpec::Malloc(_) => ("malloc", name.to_string()),
         BdevSpec::Null(_) => ("null", name.to_string()),
@@ -274,6 +290,12 @@ fn derive_uuid(spec: &BdevSpec, name: &str) -> [u8; 16] {
             ("file", path.to_string_lossy().into_owned())
         }
     };
+    identity_of(kind, &what)
+}
+
+/// An identity out of this machine's and two words.
+pub(super) fn identity_of(kind: &str, what: &str) -> [u8; 16] {
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let hash = Sha256::new()
         .chain_update(machine.trim())
         .chain_update([0])

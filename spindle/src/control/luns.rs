@@ -62,6 +62,9 @@ pub(super) fn add_lun(c: &Control, p: AddLun) -> Result<u32, RpcError> {
             return Err(RpcError::exists(format_args!("LUN {lun} of {}", p.name)));
         }
         let entry = model.bdev(&p.bdev_name).map_err(|e| RpcError::field("bdev_name", e.message))?;
+        if let Some(by) = &entry.decorated_by {
+            return Err(RpcError::field("bdev_name", format!("bdev {} is behind {by}", p.bdev_name)));
+        }
         let (bdev, known) = (entry.bdev.clone(), entry.lu);
         let lu = known.unwrap_or_else(|| model.new_lu());
         (lun, lu, bdev, known.is_none())

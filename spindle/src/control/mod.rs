@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod bdevs;
+pub mod decorators;
 pub mod dry;
 pub mod info;
 pub mod luns;
@@ -143,6 +144,7 @@ impl Control {
 pub fn methods() -> Methods<Control> {
     let mut methods = Methods::new();
     bdevs::register(&mut methods);
+    decorators::register(&mut methods);
     portals::register(&mut methods);
     access::register(&mut methods);
     targets::register(&mut methods);

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spindle_bdev::Bdev;
+use spindle_bdev::delay::Delays;
+use spindle_bdev::fault::Faults;
 use spindle_conf::jsonrpc::RpcError;
 use spindle_iscsi::config::{NamePattern, Netmask};
 
 use super::BdevSpec;
-use super::specs::{AuthGroup, InitiatorGroup, PgIgMap, PortalGroup, TargetNode};
+use super::specs::{AuthGroup, Delay, ErrorCreate, InitiatorGroup, PgIgMap, PortalGroup, TargetNode};
 
 /// LUN number → logical unit, and whether it is read-only through this LUN.
 pub type LunMap = Vec<(u32, u32, bool)>;
@@ -38,11 +40,34 @@ pub struct BdevEntry {
     /// It.
     pub bdev: Arc<dyn Bdev>,
     /// How it was made, for `save_config`.
-    pub spec: BdevSpec,
+    pub spec: Made,
+    /// The decorator that has it for itself.
+    pub decorated_by: Option<String>,
     /// Its logical unit, once a LUN refers to it.
     pub lu: Option<u32>,
     /// LUNs that refer to it.
     pub uses: u32,
+}
+
+/// How a device came about.
+pub enum Made {
+    /// By the backplane.
+    Device(BdevSpec),
+    /// A slow device in front of another.
+    Delay(Delay, Arc<Delays>),
+    /// A failing device in front of another.
+    Error(ErrorCreate, Arc<Faults>),
+}
+
+impl Made {
+    /// The device behind a decorator.
+    pub fn base(&self) -> Option<&str> {
+        match self {
+            Made::Device(_) => None,
+            Made::Delay(spec, _) => spec.base_bdev_name.as_deref(),
+            Made::Error(spec, _) => Some(&spec.base_name),
+        }
+    }
 }
 
 /// An auth group.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use spindle_conf::jsonrpc::{MethodInfo, Methods, RpcError};
 use spindle_conf::load::{Call, ConfigFile, Subsystem};
 
-use super::model::Model;
+use super::model::{Made, Model};
 use super::specs::SaveConfig;
 use super::{BdevSpec, Control, may};
 
@@ -33,11 +33,16 @@ pub(super) fn register(m: &mut Methods<Control>) {
 /// The calls that make this model.
 pub fn saved(model: &Model) -> ConfigFile {
     let call = |method: &str, params: Value| Call { method: method.into(), params };
-    let bdevs = model.bdevs.values().map(|b| match &b.spec {
-        BdevSpec::Malloc(s) => call("bdev_malloc_create", json!(s)),
-        BdevSpec::Null(s) => call("bdev_null_create", json!(s)),
-        BdevSpec::File(s, true) => call("bdev_uring_create", json!(s)),
-        BdevSpec::File(s, false) => call("bdev_aio_create", json!(s)),
+    // A decorator stands behind what it decorates, however they are named.
+    let mut entries: Vec<_> = model.bdevs.iter().collect();
+    entries.sort_by_key(|(name, _)| depth(model, name));
+    let bdevs = entries.into_iter().map(|(_, b)| match &b.spec {
+        Made::Device(BdevSpec::Malloc(s)) => call("bdev_malloc_create", json!(s)),
+        Made::Device(BdevSpec::Null(s)) => call("bdev_null_create", json!(s)),
+        Made::Device(BdevSpec::File(s, true)) => call("bdev_uring_create", json!(s)),
+        Made::Device(BdevSpec::File(s, false)) => call("bdev_aio_create", json!(s)),
+        Made::Delay(s, _) => call("bdev_delay_create", json!(s)),
+        Made::Error(s, _) => call("bdev_error_create", json!(s)),
     });
     let bdevs = Subsystem { subsystem: "bdev".into(), config: Some(bdevs.collect()) };
     let mut iscsi = Vec::new();
@@ -47,4 +52,10 @@ pub fn saved(model: &Model) -> ConfigFile {
     iscsi.extend(model.targets.values().map(|t| call("iscsi_create_target_node", json!(t.spec))));
     let iscsi = Subsystem { subsystem: "iscsi".into(), config: Some(iscsi) };
     ConfigFile { subsystems: vec![bdevs, iscsi] }
+}
+
+/// How many devices lie behind this one.
+fn depth(model: &Model, name: &str) -> usize {
+    let behind = |name: &str| model.bdevs.get(name).and_then(|b| b.spec.base()).map(str::to_string);
+    std::iter::successors(behind(name), |name| behind(name)).count()
 }

@@ -87,6 +87,66 @@ pub struct FileCreate {
     pub uuid: Option<String>,
 }
 
+/// Where a slow device's operations spend their time.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum DelayKind {
+    /// In front of the device: an abort takes them out, and they have had no effect.
+    #[default]
+    Queued,
+    /// Behind it: carried out at once, answered late, and nothing moves them.
+    Late,
+}
+
+/// `bdev_delay_create`, `bdev_delay_set`.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Delay {
+    /// Name of the slow device.
+    pub name: String,
+    /// The device behind it (`create` only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_bdev_name: Option<String>,
+    /// How long each operation takes longer, in microseconds; none: for ever.
+    pub delay_us: Option<u64>,
+    /// Where it spends the time.
+    #[serde(default)]
+    pub form: DelayKind,
+    /// Identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+}
+
+/// `bdev_error_create`.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorCreate {
+    /// The device behind it.
+    pub base_name: String,
+    /// Name; `EE_` and the base's name if none is given, as in SPDK.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+}
+
+/// `bdev_error_inject_error`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InjectError {
+    /// Which device.
+    pub name: String,
+    /// `read`, `write`, `flush`, `unmap`, `all`, or `clear`.
+    pub io_type: String,
+    /// `failure` (medium error), `nospace`, `gone`, `aborted`.
+    #[serde(default = "failure")]
+    pub error_type: String,
+    /// How many operations meet it; 1 if none is given.
+    #[serde(default = "one")]
+    pub num: u64,
+}
+
 /// The deletes and everything else that takes a name only.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -334,6 +394,14 @@ pub struct SaveConfig {
     /// SPDK's: pretty-printing is the client's business.
     #[serde(default, rename = "indent")]
     pub _indent: Option<u32>,
+}
+
+fn failure() -> String {
+    "failure".into()
+}
+
+fn one() -> u64 {
+    1
 }
 
 fn yes() -> bool {
