@@ -25,7 +25,7 @@ pub(super) fn register(m: &mut Methods<Control>) {
     m.add(
         MethodInfo {
             name: "framework_get_reactors",
-            about: "Cores: processor, busy and idle nanoseconds, turns, sleeps, messages.",
+            about: "Cores: processor, nanoseconds busy, idle and asleep, turns, sleeps, messages.",
             params: &[],
         },
         |c: &Control, _: Nothing| Ok(c.backplane().reactors()),
@@ -33,7 +33,7 @@ pub(super) fn register(m: &mut Methods<Control>) {
     m.add(
         MethodInfo {
             name: "iscsi_get_connections",
-            about: "Connections: session, initiator, address, core, negotiated values, counters.",
+            about: "Connections: session, initiator, addresses, core, digests, window, commands in flight, bytes queued.",
             params: &[],
         },
         |c: &Control, _: Nothing| Ok(c.backplane().connections()),

@@ -157,7 +157,8 @@ pub fn methods() -> Methods<Control> {
 
 /// The reference page of all methods, as Markdown.
 pub fn reference(methods: &Methods<Control>) -> String {
-    let mut page = String::new();
+    let mut page = String::from(include_str!("reference.md"));
+    page.push_str("# Methods\n\n");
     for info in methods.infos() {
         page.push_str(&format!("## {}\n\n{}\n\n", info.name, info.about));
         if !info.params.is_empty() {
@@ -169,6 +170,9 @@ pub fn reference(methods: &Methods<Control>) -> String {
             page.push('\n');
         }
     }
+    // One new line ends the page.
+    page.truncate(page.trim_end().len());
+    page.push('\n');
     page
 }
 
@@ -185,4 +189,17 @@ const fn may(name: &'static str, kind: &'static str, about: &'static str) -> spi
 /// Many methods answer just that they did it.
 fn done() -> Value {
     json!(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_reference_is_that_of_the_methods() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rpc.md");
+        let committed = std::fs::read_to_string(&page).unwrap_or_default();
+        let same = committed == reference(&methods());
+        assert!(same, "docs/rpc.md is old; run: cargo run -p spindle -- reference > docs/rpc.md");
+    }
 }
