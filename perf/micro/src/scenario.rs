@@ -1,0 +1,103 @@
+//! What is counted.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::parts;
+use crate::world::{Ask, Disk, World};
+
+/// Something that is done many times. Commands carry 4 KiB and come 32 in a turn, unless their name says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Scenario {
+    /// READ from the null device
+    ReadNull,
+    /// WRITE with immediate data to the null device
+    WriteNull,
+    /// READ, one in a turn
+    ReadNullAlone,
+    /// WRITE, one in a turn
+    WriteNullAlone,
+    /// WRITE after an R2T
+    WriteNullSolicited,
+    /// READ from memory
+    ReadRam,
+    /// WRITE to memory
+    WriteRam,
+    /// READ under both digests
+    ReadNullDigests,
+    /// WRITE under both digests
+    WriteNullDigests,
+    /// TEST UNIT READY
+    TestUnitReady,
+    /// A command PDU parsed and a Data-In PDU made
+    Pdu,
+    /// A vector taken from the pool and put back
+    Pool,
+    /// A message between two cores
+    Ring,
+}
+
+impl Scenario {
+    /// All of them.
+    pub fn all() -> Vec<Scenario> {
+        Self::value_variants().to_vec()
+    }
+
+    /// As it is written on the command line and in the budget.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ReadNull => "read-null",
+            Self::WriteNull => "write-null",
+            Self::ReadNullAlone => "read-null-alone",
+            Self::WriteNullAlone => "write-null-alone",
+            Self::WriteNullSolicited => "write-null-solicited",
+            Self::ReadRam => "read-ram",
+            Self::WriteRam => "write-ram",
+            Self::ReadNullDigests => "read-null-digests",
+            Self::WriteNullDigests => "write-null-digests",
+            Self::TestUnitReady => "test-unit-ready",
+            Self::Pdu => "pdu",
+            Self::Pool => "pool",
+            Self::Ring => "ring",
+        }
+    }
+
+    /// Does it.
+    pub fn run(self, count: u32) -> Result<()> {
+        let drive = |disk, digests, ask, batch| World::new(disk, digests)?.run(ask, count, batch);
+        match self {
+            Self::ReadNull => drive(Disk::Null, false, Ask::Read, 32),
+            Self::WriteNull => drive(Disk::Null, false, Ask::Write, 32),
+            Self::ReadNullAlone => drive(Disk::Null, false, Ask::Read, 1),
+            Self::WriteNullAlone => drive(Disk::Null, false, Ask::Write, 1),
+            Self::WriteNullSolicited => drive(Disk::Null, false, Ask::WriteSolicited, 32),
+            Self::ReadRam => drive(Disk::Ram, false, Ask::Read, 32),
+            Self::WriteRam => drive(Disk::Ram, false, Ask::Write, 32),
+            Self::ReadNullDigests => drive(Disk::Null, true, Ask::Read, 32),
+            Self::WriteNullDigests => drive(Disk::Null, true, Ask::Write, 32),
+            Self::TestUnitReady => drive(Disk::Null, false, Ask::Nothing, 32),
+            Self::Pdu => parts::pdu(count),
+            Self::Pool => parts::pool(count),
+            Self::Ring => parts::ring(count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for scenario in Scenario::all() {
+            assert_eq!(scenario.to_possible_value().unwrap().get_name(), scenario.name());
+        }
+    }
+
+    #[test]
+    fn the_parts_run() {
+        for scenario in [Scenario::Pdu, Scenario::Pool, Scenario::Ring] {
+            scenario.run(100).unwrap();
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! One core of the target with one logical unit, and a logged-in initiator beside it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use spindle::limits::Limits;
+use spindle::message::ShardMsg;
+use spindle::shard::Core;
+use spindle_bdev::null::{NullBdev, NullConfig};
+use spindle_bdev::ram::{RamBdev, RamConfig};
+use spindle_bdev::{Bdev, ChannelId};
+use spindle_initiator::{Config, Event, InitiatorConn};
+use spindle_iscsi::IscsiTransport;
+use spindle_iscsi::config::IscsiConfig;
+use spindle_iscsi_wire::bhs::{self, Digests};
+use spindle_iscsi_wire::{
+    Bhs, DataIn, DataOut, Itt, R2t, ScsiCommand, ScsiResponse, SerialNumber, TargetOpcode, TaskAttribute,
+};
+use spindle_mem::{Arena, ArenaConfig, HugePolicy, SgvPool};
+use spindle_reactor::{CoreId, Mailbox, Mesh, Tick};
+use spindle_scsi::{Engine, LuId, LuIdentity, LuSpec};
+
+use crate::quiet_net::QuietNet;
+
+const TARGET: &str = "iqn.2026-01.org.example:micro";
+const BLOCK: u32 = 512;
+const BLOCKS: u64 = (16 << 20) / BLOCK as u64;
+/// Data of a measured command.
+const BYTES: u32 = 4096;
+
+type Mail = Mailbox<ShardMsg<QuietNet>>;
+
+/// Which device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disk {
+    /// Forgets everything.
+    Null,
+    /// Memory.
+    Ram,
+}
+
+/// What is asked of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// READ(10) of 4 KiB.
+    Read,
+    /// WRITE(10) of 4 KiB as immediate data.
+    Write,
+    /// WRITE(10) of 4 KiB after an R2T.
+    WriteSolicited,
+    /// TEST UNIT READY.
+    Nothing,
+}
+
+/// The pair.
+pub struct World {
+    core: Core<QuietNet>,
+    mail: Mail,
+    now: Tick,
+    digests: Digests,
+    cmd_sn: SerialNumber,
+    exp_stat_sn: SerialNumber,
+    max_cmd_sn: SerialNumber,
+    next_lba: u64,
+    line: Vec<u8>,
+}
+
+/// Where instructions are counted, and nowhere else.
+#[inline(never)]
+fn measured_turn(core: &mut Core<QuietNet>, now: Tick, mail: &mut Mail) -> u32 {
+    core.turn(now, mail)
+}
+
+impl World {
+    /// A core as the product makes it, with a unit at LUN 0 and a session.
+    pub fn new(disk: Disk, digests: bool) -> Result<Self> {
+        let id = CoreId(0);
+        let limits = Limits::new(1, 16 << 20, Some(64 << 20), 1 << 30).map_err(anyhow::Error::msg)?;
+        let arena = Arena::new(ArenaConfig {
+            bytes_max: limits.arena_bytes_max,
+            // What the machine grants must not change what is counted.
+            policy: HugePolicy::Small,
+            ..ArenaConfig::default()
+        })?;
+        let bdev: Arc<dyn Bdev> = match disk {
+            Disk::Null => Arc::new(NullBdev::new(
+                &arena,
+                NullConfig {
+                    name: "d".into(),
+                    uuid: [7; 16],
+                    block_bytes: BLOCK,
+                    blocks: BLOCKS,
+                    physical_exponent: 0,
+                },
+            )?),
+            Disk::Ram => Arc::new(RamBdev::new(
+                &arena,
+                RamConfig {
+                    name: "d".into(),
+                    uuid: [7; 16],
+                    block_bytes: BLOCK,
+                    blocks: BLOCKS,
+                    physical_exponent: 3,
+                    spares: None,
+                },
+            )?),
+        };
+        let pool = SgvPool::new(id, arena, &limits.pool())?;
+        let engine = Engine::new(limits.engine(id), pool);
+        let portal = "127.0.0.1:3260".parse()?;
+        let config = IscsiConfig { limits: limits.iscsi(), ..IscsiConfig::open_target(TARGET, portal) };
+        let iscsi = IscsiTransport::new(QuietNet::new(), id, 1, Arc::new(config));
+        let mut core = Core::new(id, 1, engine, iscsi);
+        let bound = bdev.prepare(id)?.bind(&mut core.env())?;
+        core.channels.open(ChannelId(0), bound);
+        let info = bdev.info();
+        core.engine.open_lu(LuSpec {
+            lu: LuId(0),
+            channel: ChannelId(0),
+            identity: LuIdentity::of_uuid(info.uuid),
+            home: id,
+            tst_shared: false,
+            write_protect: false,
+            can_store: false,
+            saved_modes: None,
+            saved_reservations: None,
+            info,
+        });
+        core.engine.set_lun_map(1, &[(0, LuId(0), false)]);
+        let mail = Mesh::new(1, 64).pop().context("a mesh of one core")?;
+        let now = Tick(1_000_000_000);
+        if core.iscsi.adopt((), 1, "127.0.0.1:50000".parse()?, portal, now).is_err() {
+            bail!("the connection was not taken");
+        }
+        let mut world = Self {
+            core,
+            mail,
+            now,
+            digests: Digests::default(),
+            cmd_sn: SerialNumber(0),
+            exp_stat_sn: SerialNumber(0),
+            max_cmd_sn: SerialNumber(0),
+            next_lba: 0,
+            line: Vec::new(),
+        };
+        world.log_in(digests)?;
+        Ok(world)
+    }
+
+    fn net(&mut self) -> &mut QuietNet {
+        self.core.iscsi.net_mut()
+    }
+
+    fn turn(&mut self) {
+        self.now = Tick(self.now.0 + 1000);
+        self.core.turn(self.now, &mut self.mail);
+    }
+
+    fn log_in(&mut self, digests: bool) -> Result<()> {
+        let mut config = Config::normal("iqn.2026-01.org.example:me", TARGET);
+        if digests {
+            config.offers = config.offers.with("HeaderDigest", "CRC32C").with("DataDigest", "CRC32C");
+        }
+        let mut initiator = InitiatorConn::new(config, Duration::ZERO);
+        for _ in 0..100 {
+            let output = initiator.output().to_vec();
+            initiator.consume(output.len());
+            self.net().say(&output);
+            self.turn();
+            let answer = std::mem::take(&mut self.net().outbound);
+            initiator.on_bytes(Duration::ZERO, &answer);
+            while let Some(event) = initiator.next_event() {
+                match event {
+                    Event::LoggedIn { .. } => {
+                        let (window, params) = (initiator.window(), initiator.params());
+                        self.digests = Digests { header: params.header_digest, data: params.data_digest };
+                        ensure!(self.digests.header == digests, "the digests asked for were not agreed on");
+                        (self.cmd_sn, self.max_cmd_sn) = (window.cmd_sn, window.max_cmd_sn);
+                        self.exp_stat_sn = initiator.exp_stat_sn();
+                        return Ok(());
+                    }
+                    Event::LoginFailed { status, .. } => bail!("login refused: {status:?}"),
+                    Event::Violation(violation) => bail!("{violation}"),
+                    _ => {}
+                }
+            }
+        }
+        bail!("the login does not end")
+    }
+
+    /// Runs `count` commands, `batch` in each turn, uncounted first and then counted.
+    pub fn run(&mut self, ask: Ask, count: u32, batch: u32) -> Result<()> {
+        // Unit attentions, the growth of the window and of tables belong to the warm-up.
+        for _ in 0..8 {
+            self.batch(Ask::Nothing, 1, false, true)?;
+        }
+        self.net().keep_payload = false;
+        self.net().move_payload = self.digests.data;
+        for _ in 0..64 {
+            let open = self.room();
+            self.batch(ask, batch.min(open), false, false)?;
+        }
+        ensure!(self.room() >= batch, "the command window grew to {} and no further", self.room());
+        let mut left = count;
+        while left > 0 {
+            let n = batch.min(left);
+            self.batch(ask, n, true, false)?;
+            left -= n;
+        }
+        Ok(())
+    }
+
+    fn room(&self) -> u32 {
+        u32::try_from(self.max_cmd_sn.next().diff(self.cmd_sn)).unwrap_or(0)
+    }
+
+    fn batch(&mut self, ask: Ask, n: u32, counted: bool, any_status: bool) -> Result<()> {
+        ensure!(n > 0, "the command window is closed");
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        for tag in 0..n {
+            self.command(ask, tag, &mut line);
+        }
+        self.net().outbound.clear();
+        self.net().say(&line);
+        let (mut answered, mut turns) = (0, 0);
+        while answered < n {
+            turns += 1;
+            ensure!(turns <= 64, "{answered} of {n} commands were answered");
+            self.now = Tick(self.now.0 + 1000);
+            if counted {
+                measured_turn(&mut self.core, self.now, &mut self.mail);
+            } else {
+                self.core.turn(self.now, &mut self.mail);
+            }
+            let answers = std::mem::take(&mut self.net().outbound);
+            line.clear();
+            answered += self.take_in(&answers, any_status, &mut line)?;
+            self.net().outbound = answers;
+            self.net().outbound.clear();
+            self.net().say(&line);
+        }
+        // Vectors that were lent for sending go home, as they would in the next turn.
+        if !counted {
+            self.turn();
+        }
+        self.line = line;
+        Ok(())
+    }
+
+    fn command(&mut self, ask: Ask, tag: u32, line: &mut Vec<u8>) {
+        let write = matches!(ask, Ask::Write | Ask::WriteSolicited);
+        let mut cdb = [0; 16];
+        let edtl = if ask == Ask::Nothing {
+            0
+        } else {
+            // Not in order, as random access is not.
+            self.next_lba = ((self.next_lba + 7919 * u64::from(BYTES / BLOCK)) % (BLOCKS - 8)) & !7;
+            cdb[0] = if write { 0x2A } else { 0x28 };
+            cdb[2..6].copy_from_slice(&(self.next_lba as u32).to_be_bytes());
+            cdb[7..9].copy_from_slice(&((BYTES / BLOCK) as u16).to_be_bytes());
+            BYTES
+        };
+        let data_len = if ask == Ask::Write { BYTES } else { 0 };
+        let pdu = ScsiCommand {
+            immediate: false,
+            is_final: true,
+            read: ask == Ask::Read,
+            write,
+            attr: TaskAttribute::Simple,
+            priority: 0,
+            ahs_words: 0,
+            data_len,
+            lun: [0; 8],
+            itt: Itt(tag),
+            edtl,
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+            cdb,
+        };
+        self.cmd_sn = self.cmd_sn.next();
+        self.push(line, &pdu.to_bhs(), data_len);
+    }
+
+    fn push(&self, line: &mut Vec<u8>, header: &Bhs, data_len: u32) {
+        line.extend_from_slice(header);
+        if self.digests.header {
+            line.extend_from_slice(&spindle_initiator::crc32c(header));
+        }
+        if data_len > 0 {
+            let start = line.len();
+            line.resize(start + data_len as usize, 0x5A);
+            if self.digests.data {
+                let digest = spindle_initiator::crc32c(&line[start..]);
+                line.extend_from_slice(&digest);
+            }
+        }
+    }
+
+    /// Reads the answers; R2Ts are answered into `line`. Returns how many commands ended.
+    fn take_in(&mut self, mut answers: &[u8], any_status: bool, line: &mut Vec<u8>) -> Result<u32> {
+        let mut ended = 0;
+        while let Some(header) = answers.first_chunk::<48>() {
+            let keeps = self.core.iscsi.net().keep_payload;
+            // The payload of Data-In was not written out; other segments (sense) were.
+            let is_data_in = TargetOpcode::of(header) == Some(TargetOpcode::DataIn);
+            let mut total = bhs::pdu_bytes(header, self.digests) as usize;
+            if is_data_in && !keeps {
+                total -= bhs::data_bytes(header) as usize;
+            }
+            let status = match TargetOpcode::of(header) {
+                Some(TargetOpcode::DataIn) => {
+                    let pdu = DataIn::parse(header)?;
+                    let end = pdu.status.context("status comes with the data of a short read")?;
+                    self.saw(end.stat_sn, pdu.max_cmd_sn);
+                    Some(end.status)
+                }
+                Some(TargetOpcode::ScsiResponse) => {
+                    let pdu = ScsiResponse::parse(header)?;
+                    self.saw(pdu.stat_sn, pdu.max_cmd_sn);
+                    Some(pdu.status)
+                }
+                Some(TargetOpcode::R2t) => {
+                    let r2t = R2t::parse(header);
+                    let pdu = DataOut {
+                        is_final: true,
+                        data_len: r2t.desired_len,
+                        lun: r2t.lun,
+                        itt: r2t.itt,
+                        ttt: r2t.ttt,
+                        exp_stat_sn: self.exp_stat_sn,
+                        data_sn: SerialNumber(0),
+                        buffer_offset: r2t.buffer_offset,
+                    };
+                    self.push(line, &pdu.to_bhs(), r2t.desired_len);
+                    None
+                }
+                other => bail!("{other:?} was not expected"),
+            };
+            if let Some(status) = status {
+                ensure!(any_status || status == 0, "a command ended with status {status:02x}");
+                ended += 1;
+            }
+            answers = answers.get(total..).context("an answer was cut off")?;
+        }
+        Ok(ended)
+    }
+
+    fn saw(&mut self, stat_sn: SerialNumber, max_cmd_sn: SerialNumber) {
+        self.exp_stat_sn = stat_sn.next();
+        if max_cmd_sn.gt(self.max_cmd_sn) {
+            self.max_cmd_sn = max_cmd_sn;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_command_is_answered_on_every_disk() {
+        for disk in [Disk::Null, Disk::Ram] {
+            for digests in [false, true] {
+                for ask in [Ask::Read, Ask::Write, Ask::WriteSolicited, Ask::Nothing] {
+                    let mut world = World::new(disk, digests).unwrap();
+                    world.run(ask, 100, 8).unwrap_or_else(|e| panic!("{disk:?} {digests} {ask:?}: {e:#}"));
+                    world.run(ask, 70, 32).unwrap();
+                }
+            }
+        }
+    }
+}
