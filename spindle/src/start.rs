@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use spindle_bdev::Bdev;
 use spindle_conf::jsonrpc::Methods;
+use spindle_ffi_os::limit;
 use spindle_iscsi::IscsiTransport;
 use spindle_iscsi::config::IscsiConfig;
 use spindle_mem::{Arena, ArenaConfig, HugePolicy, MemoryKind, SgvPool};
@@ -61,6 +62,7 @@ impl Running {
         let cores = cpus.len() as u8;
         let available = memory_available();
         let limits = Limits::new(cores, serve.pool, serve.memory, available).map_err(|e| anyhow!(e))?;
+        raise_limits(&limits);
         let regions = ArenaConfig::default();
         let arena = Arena::new(ArenaConfig {
             // Regions are made of 2 MiB pages.
@@ -145,6 +147,18 @@ impl Running {
         drop((self.control, self.live));
         drop(self.storing);
         if failed.is_empty() { Ok(()) } else { bail!("not everything ended in order: {}", failed.join("; ")) }
+    }
+}
+
+/// Lifts what the process may lift by itself: descriptors (one for each connection) and locked memory.
+fn raise_limits(limits: &Limits) {
+    let _ = limit::raise_locked_bytes();
+    let files = limit::raise_open_files().unwrap_or_else(|_| limit::open_files().soft);
+    let wanted = u64::from(limits.connections_max) * u64::from(limits.cores);
+    if let Some(files) = files.filter(|n| *n < wanted) {
+        tracing::warn!(
+            "{files} open files are allowed, so fewer connections than {wanted}: raise `ulimit -Hn`"
+        );
     }
 }
 
