@@ -90,7 +90,7 @@ def main():
             echo.close()
         ours = statistics.median(late)
         # What the machine needs to wake any process is not ours; with other work on it, even ours is not quite ours.
-        bound = machine + (100 if os.getloadavg()[0] < os.cpu_count() else 1000)
+        bound = machine + (300 if os.getloadavg()[0] < os.cpu_count() else 1000)
         assert min(late) < bound and ours < bound + 1000, f"the first read after idle seconds is later than a busy one by {late} µs"
         print(f"RESULT: idle targets use {share:.2f} % of a core at most; the first read after {IDLE_SECONDS} idle seconds is "
               f"{ours:+.0f} µs against busy ones; a bare echo server here: {machine:+.0f} µs (medians of {TARGETS})")
