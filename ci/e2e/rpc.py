@@ -297,6 +297,49 @@ def targets(rpc, target, folder):
     return node["name"]
 
 
+def decorators(rpc, url, name):
+    """Slow and failing devices in front of others."""
+    rpc.call("bdev_malloc_create", name="z-base", num_blocks=2048, block_size=512)
+    check(rpc.call("bdev_error_create", base_name="z-base", name="m-error") == "m-error", "name of a failing device")
+    # Its name comes before those of the devices behind it: a saved configuration must make those first.
+    check(rpc.call("bdev_delay_create", name="a-slow", base_bdev_name="m-error", delay_us=0) == "a-slow", "name of a slow device")
+    for field, method, params in [
+        ("base_bdev_name", "bdev_delay_create", dict(name="x", base_bdev_name="nobody", delay_us=1)),
+        ("base_bdev_name", "bdev_delay_create", dict(name="x", base_bdev_name="m-error", delay_us=1)),
+        ("base_bdev_name", "bdev_delay_create", dict(name="x", base_bdev_name="ram", delay_us=1)),
+        ("delay_us", "bdev_delay_create", dict(name="x", base_bdev_name="z-base", delay_us="long")),
+        ("base_name", "bdev_error_create", dict(base_name="nobody")), ("base_name", "bdev_error_create", dict(base_name="z-base")),
+        ("io_type", "bdev_error_inject_error", dict(name="m-error", io_type="everything")),
+        ("error_type", "bdev_error_inject_error", dict(name="m-error", io_type="read", error_type="bad luck")),
+        ("name", "bdev_delay_set", dict(name="ram", delay_us=1)), ("name", "bdev_error_delete", dict(name="a-slow")),
+    ]:
+        refused(rpc, field, method, **params)
+    check(refused(rpc, None, "bdev_malloc_delete", name="z-base").code == -16, "EBUSY of a device behind another")
+    rpc.call("iscsi_target_node_add_lun", name=name, bdev_name="a-slow", lun_id=9)
+    with Session(url) as disk:
+        disk.attentions()
+        disk.attentions(lun=9)
+        disk.write(0, b"d" * 512, lun=9)
+        rpc.call("bdev_error_inject_error", name="m-error", io_type="read", error_type="failure", num=1)
+        answer = disk.command(b"\x28" + bytes(7) + b"\1\0", read=512, lun=9)
+        check(answer.sense == (initiator.MEDIUM_ERROR, 0x1100), f"an injected error: {answer.sense}")
+        check(disk.read(0, 1, lun=9) == b"d" * 512, "after it")
+        rpc.call("bdev_delay_set", name="a-slow", delay_us=200_000)
+        start = time.monotonic()
+        check(disk.read(0, 1, lun=9) == b"d" * 512 and time.monotonic() - start > 0.19, "a slow device is slow")
+        rpc.call("bdev_delay_set", name="a-slow", delay_us=0)
+    check(refused(rpc, None, "bdev_delay_delete", name="a-slow").code == -16, "EBUSY")
+    rpc.call("iscsi_target_node_remove_lun", name=name, lun_id=9)
+    rpc.call("bdev_delay_delete", name="a-slow")
+    rpc.call("bdev_error_delete", name="m-error")
+    rpc.call("bdev_malloc_delete", name="z-base")
+    # Stay for the saved configuration.
+    rpc.call("bdev_malloc_create", name="z-base", num_blocks=2048, block_size=512)
+    rpc.call("bdev_error_create", base_name="z-base", name="m-error")
+    rpc.call("bdev_delay_create", name="a-slow", base_bdev_name="m-error", delay_us=0)
+    check(len(rpc.call("spindle_get_trace", last=4)) == 2, "the flight recorder of two cores")
+
+
 class Load:
     """Writes and reads back on LUN 0 in threads of their own, until told to stop."""
 
@@ -557,6 +600,7 @@ def main():
             name = targets(rpc, target, folder)
             url = f"iscsi://127.0.0.1:{port}/{name}/0"
             turns = under_load(rpc, target, url, name)
+            decorators(rpc, url, name)
             framing(target)
             command_line(target, folder)
             path, saved = configuration(rpc, folder)
