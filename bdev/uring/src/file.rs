@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
     lost: AtomicBool,
 }
 
+/// How long a file that is in use is tried again before that is called an error.
+const IN_USE_MAX: Duration = Duration::from_secs(1);
 /// The largest single operation the mid-level is told of, in bytes.
 const TRANSFER_BYTES_MAX: u32 = 4 << 20;
 
@@ -126,8 +129,7 @@ impl FileBdev {
             _ => {}
         }
         let direct = config.direct || is_block;
-        let file = open_file(&config, direct, is_block)?;
-        claim(&file, &config)?;
+        let file = open_and_claim(&config, direct, is_block)?;
         let shape = if is_block { block_shape(&file, &path)? } else { file_shape(&file, &path)? };
         let block_bytes = config.block_bytes.unwrap_or(if is_block { shape.logical } else { 512 });
         check_block(block_bytes)?;
@@ -401,6 +403,19 @@ fn open_file(config: &FileConfig, direct: bool, is_block: bool) -> Result<File, 
         }
         _ => os(&config.path, "opening")(e),
     })
+}
+
+/// Opens the file for us alone. A process that used it through io_uring and has just ended lets go of it a moment after
+/// its end, when the kernel has taken its rings down: a target that is started again at once waits for that.
+fn open_and_claim(config: &FileConfig, direct: bool, is_block: bool) -> Result<File, OpenError> {
+    let limit = Instant::now() + IN_USE_MAX;
+    loop {
+        let opened = open_file(config, direct, is_block).and_then(|file| claim(&file, config).map(|()| file));
+        match opened {
+            Err(OpenError::InUse { .. }) if Instant::now() < limit => std::thread::sleep(IN_USE_MAX / 50),
+            other => return other,
+        }
+    }
 }
 
 fn libc_flags(direct: bool) -> i32 {
