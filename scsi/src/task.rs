@@ -81,7 +81,8 @@ const LEGAL: [u8; STATES] = {
     [
         states(&[Dormant, WantsBuffer, Receiving, Blocked, Executing, AtHome, Responding]),
         states(&[WantsBuffer, Receiving, Blocked, Executing, AtHome, Responding, Free]),
-        states(&[Receiving, Blocked, Executing, Responding, Free]),
+        // To itself: an answer that grew while it waited for memory wants more of it.
+        states(&[WantsBuffer, Receiving, Blocked, Executing, AtHome, Responding, Free]),
         states(&[WantsBuffer, Dormant, Blocked, Executing, AtHome, Responding, Free]),
         states(&[WantsBuffer, Executing, AtHome, Responding, Free]),
         states(&[Responding, Free]),

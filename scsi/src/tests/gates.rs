@@ -120,6 +120,23 @@ fn an_ordered_task_of_a_shared_set_keeps_out_the_other_core() {
 }
 
 #[test]
+fn an_ordered_read_that_waited_for_memory_takes_the_gate_afterwards() {
+    let mut w = World::with(2, [1, 0, 0, 0, 0, 0], info(), true);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    let first = w.send(n[0], &[0x12, 0, 0, 0, 36, 0], 36, &[]);
+    w.run_but(|e| matches!(e, Event::Returned(_)));
+    let ordered = w.send_as(n[0], 0, TaskAttr::Ordered, &read(0, 1), 512, &[]);
+    assert_eq!(w.engine(0).list_tasks()[0].state, crate::task::TaskState::WantsBuffer);
+    w.run();
+    for c in [first, ordered] {
+        assert_eq!(w.cmds[c].answer.as_ref().unwrap().status, Status::Good);
+    }
+    w.assert_quiet();
+}
+
+#[test]
 fn a_unit_closes_when_its_last_task_and_last_member_are_gone() {
     let mut w = World::new(2);
     let n = [w.nexus(0, 1), w.nexus(1, 2)];

@@ -7,6 +7,7 @@
 use fastrand::Rng;
 
 use super::*;
+use crate::lu::Membership;
 use crate::stats::EngineStats;
 use crate::task::{AbortCause, CAUSES, STATES, TaskState};
 
@@ -21,6 +22,8 @@ struct Storm {
     cluster: bool,
     /// One task set for all.
     shared: bool,
+    /// LUNs come and go.
+    maps: bool,
 }
 
 const COUNTER: u64 = 900;
@@ -31,10 +34,13 @@ impl Storm {
         let cores = rng.u8(1..=3);
         let vectors = if rng.bool() { [4, 0, 0, 0, 0, 0] } else { [2, 2, 2, 0, 0, 0] };
         let shared = rng.u8(0..4) == 0;
-        let w = World::with(cores, vectors, info(), shared);
+        let mut w = World::with(cores, vectors, info(), shared);
         let cluster = rng.u8(0..4) == 0;
+        let maps = rng.u8(0..5) == 0;
+        w.maps_change = maps;
         let nexuses = vec![None; 5];
-        let mut storm = Storm { w, rng, nexuses, asked: Vec::new(), swaps: Vec::new(), cluster, shared };
+        let mut storm =
+            Storm { w, rng, nexuses, asked: Vec::new(), swaps: Vec::new(), cluster, shared, maps };
         for n in 0..storm.nexuses.len() {
             storm.come(n);
         }
@@ -58,6 +64,21 @@ impl Storm {
                 self.nexuses[n] = None;
             }
             2..=11 => self.manage(nexus),
+            12..=14 if self.maps => {
+                let core = nexus.core();
+                let luns: &[(u32, LuId, bool)] = match self.rng.u32(0..3) {
+                    0 => &[],
+                    1 => &[(0, LU, true)],
+                    _ => &[(0, LU, false)],
+                };
+                self.w.engine(core).set_lun_map(1, luns);
+                self.w.drain(core);
+            }
+            15 => {
+                let blocks = DISK_BLOCKS - self.rng.u64(0..2) * 8;
+                self.w.engine(nexus.core()).lu_changed(LU, BdevInfo { blocks, ..info() }, None);
+                self.w.drain(nexus.core());
+            }
             _ => self.command(nexus),
         }
     }
@@ -140,7 +161,18 @@ impl Storm {
             _ => (TmfFunction::QueryTaskSet, Vec::new()),
         };
         // Commands for the LUN where nothing is are no concern of the unit's functions.
-        let here = |c: &usize| self.w.cmds[*c].lun == 0 || function == TmfFunction::ITNexusReset;
+        // Nor are those on a core that is still joining the unit: they have not reached it, and the core will be told
+        // of it as it is after the reset.
+        let joining = |c: &Cmd| {
+            let engine = &self.w.cores[usize::from(c.nexus.core())];
+            let member = engine.lu(engine.lu_slots[&LU]).member;
+            c.nexus != nexus && member == Membership::Joining
+        };
+        let here = |c: &usize| {
+            let cmd = &self.w.cmds[*c];
+            // What was sent to a LUN that has gone since is not in the task set of the one that came.
+            function == TmfFunction::ITNexusReset || cmd.lun == 0 && !joining(cmd) && !self.maps
+        };
         let concerned = concerned.into_iter().filter(here).collect();
         let id = self.w.tmf(nexus, function);
         self.asked.push((id, concerned));
@@ -165,6 +197,13 @@ impl Storm {
                 1 => Some((Op::Write, BlockError::MediumWrite)),
                 _ => None,
             };
+            if let Event::Io(core, n) = event {
+                let io = &self.w.io[usize::from(core)][n];
+                if self.w.hinted.contains(&io.key) && self.rng.bool() {
+                    self.w.fail = Some((io.op, BlockError::Aborted));
+                }
+            }
+            self.w.refuses_to_store = self.rng.u32(0..4) == 0;
             self.w.happen(event);
             self.w.fail = None;
         }
@@ -277,7 +316,7 @@ fn no_storm_leaves_a_command_a_buffer_or_an_answer_behind() {
     }
 }
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 2_000;
 
 #[test]
 fn no_cdb_and_no_parameter_list_does_harm() {
