@@ -144,7 +144,8 @@ impl FileBdev {
         if blocks == 0 {
             return Err(invalid("filename", format!("{}: smaller than one block", path.display())));
         }
-        let physical = config.physical_bytes.unwrap_or(shape.physical);
+        // What the system says counts only as far as it makes sense with the block that was asked for.
+        let physical = config.physical_bytes.unwrap_or(shape.physical.clamp(block_bytes, 1 << 20));
         if !physical.is_power_of_two() || physical < block_bytes || physical > 1 << 20 {
             return Err(invalid("physical_block_size", "a power of two from block_size to 1 MiB".into()));
         }
