@@ -22,6 +22,11 @@ def stages(disk):
     return [name for name, mark in STAGES.items() if re.search(mark, log)]
 
 
+def aborted(disk):
+    """How many commands were aborted with success since."""
+    return disk.machine.text("dmesg", quiet=True).count("abort success")
+
+
 def patience(**seconds):
     """open-iscsi's settings: how long an answer to `abort`, `lu_reset`, `tgt_reset` is waited for."""
     return {f"node.session.err_timeo.{name}_timeout": str(value) for name, value in seconds.items()}

@@ -10,6 +10,7 @@ touches it.
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from laboratory import steps
 
@@ -72,6 +73,10 @@ class Network:
     def __init__(self, topology, seed, captures):
         self._topology, self._seed, self._captures = topology, seed, captures
         self.ports = {}
+        # A host answers ARP for its addresses at every interface: guests would find a way around their relay, and
+        # around a cut. Here an interface answers for its own addresses only.
+        for which in ("all", "default"):
+            Path(f"/proc/sys/net/ipv4/conf/{which}/arp_ignore").write_text("1")
         lines = [
             "link set lo up",
             "link add control type bridge mcast_snooping 0",

@@ -5,7 +5,7 @@ function may come before that, and no newer write may overtake it, or an old blo
 journal would tell.
 """
 from laboratory import Journal, Topology, scenario
-from laboratory.error_handler import begin, patience, stages
+from laboratory.error_handler import aborted, begin, patience, stages
 
 BESIDE = Topology(target="guest")
 
@@ -100,3 +100,28 @@ def lun_reset(lab):
 def target_reset(lab):
     """TARGET WARM RESET under load, the same."""
     explicit(lab, "target", "target reset")
+
+
+@scenario(needs={"delay", "reset"})
+def abort_of_what_can_be_cancelled(lab):
+    """Operations that wait in front of the device are taken back: ABORT TASK is answered at once, nothing is written."""
+    lab.target.start(lab.portals())
+    lab.target.create_disk("base", 32)
+    lab.target.create_slow_disk("disk", "base")
+    lab.target.create_node(lab.iqn(), {1: "disk"})
+    disk = lab.initiator().login(lab.iqn(), lab.portal()).disk(1)
+    begin(disk, command_timeout=2)
+    journal = Journal(disk, slots=16, seed=lab.seed)
+    journal.start(seconds=40)
+    for _ in range(3):
+        before, done = journal.count(), aborted(disk)
+        lab.wait(lambda: journal.count() > before + 50, "writes are acknowledged", 30)
+        lab.step("operations wait, and can be taken back")
+        lab.target.set_delay("disk", None)
+        lab.wait(lambda: aborted(disk) > done, "a command is aborted while the others wait", 20, 0.1)
+        lab.target.set_delay("disk", 0)
+        before = journal.count()
+        lab.wait(lambda: journal.count() > before + 50, "writes go on", 30)
+    assert "session drop" not in stages(disk), "the session stays"
+    journal.stop()
+    journal.verify()

@@ -63,6 +63,14 @@ class Target:
         """A disk on a block device or file that is there already."""
         raise NotImplementedError
 
+    def create_slow_disk(self, name, base):
+        """A disk in front of another that can be slow (`set_delay`)."""
+        raise NotImplementedError
+
+    def set_delay(self, name, milliseconds, cancellable=True):
+        """How slow it is from now on; None: it answers nothing. `cancellable`: what waits can be taken back."""
+        raise NotImplementedError
+
     def create_node(self, iqn, luns, chap=None, mutual=None, digests=None):
         """A target node with disks by LUN. `chap`, `mutual`: (name, secret)."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ class Spindle(Target):
     name = "spindle"
     features = frozenset(
         "discovery chap mutual-chap digests ipv6 portals file-disk restart hot-lun resize verify sync write-same unmap "
-        "compare-and-write spc2-reservations persistent-reservations read-full-status aptpl report-opcodes multi-initiator reset target-reset tasks counters nv-cache small-pool".split()
+        "compare-and-write spc2-reservations persistent-reservations read-full-status aptpl report-opcodes multi-initiator reset target-reset tasks counters nv-cache small-pool delay".split()
     )
 
     def __init__(self, *arguments):
@@ -76,6 +76,14 @@ class Spindle(Target):
     def create_on(self, name, path, block, **more):
         self.rpc("bdev_uring_create", name=name, filename=path, block_size=block, **more)
         self._kinds[name] = "bdev_uring_create"
+
+    @remembered
+    def create_slow_disk(self, name, base):
+        self.rpc("bdev_delay_create", name=name, base_bdev_name=base, delay_us=0)
+
+    def set_delay(self, name, milliseconds, cancellable=True):
+        delay = None if milliseconds is None else milliseconds * 1000
+        self.rpc("bdev_delay_set", name=name, delay_us=delay, form="queued" if cancellable else "late")
 
     @remembered
     def create_node(self, iqn, luns, chap=None, mutual=None, digests=None):
