@@ -12,7 +12,7 @@ import initiator
 from durability import configuration, url_of
 from initiator import Session
 from loops import loop, mounted, needed, sh, tmpfs
-from target import BINARY, Rpc, RpcError, run
+from target import BINARY, Rpc, RpcError, run, wait_for
 
 MIB = 1 << 20
 
@@ -25,6 +25,14 @@ def refused(target, *words, field=None, method="bdev_uring_create", **params):
         assert all(w in e.message for w in words), f"{e} does not say {words}"
         return
     raise AssertionError(f"{method} {params} was taken")
+
+
+def free(device):
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+        return True
+    except OSError:
+        return False
 
 
 def allocated(path):
@@ -105,6 +113,8 @@ def a_disk(folder, method, sector, block, size=32 * MIB):
         with mounted(device, f"{folder}/fs"), run(folder=folder) as target:
             refused(target, "mounted", name="disk", filename=device)
             refused(target, "mounted", name="disk", filename=device, readonly=True)
+        # The kernel lets go of a file system a little after umount has returned.
+        wait_for("the device to be free", lambda: free(device))
         with run(folder=folder) as target:
             if sector == 4096:
                 refused(target, "4096", field="block_size", name="disk", filename=device, block_size=512)
