@@ -58,7 +58,7 @@ def removed(lab):
     assert 2 not in disk.reported_luns()
 
 
-@scenario(needs={"hot-lun", "unit-attention-scan"})
+@scenario(needs={"hot-lun"})
 def found_by_the_attention_alone(lab):
     """udev's rule turns REPORTED LUNS DATA HAS CHANGED into a scan: nobody has to ask for one."""
     iqn, disk = two_luns(lab)
