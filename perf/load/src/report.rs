@@ -175,13 +175,14 @@ impl Report {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{}: {}/s, {:.1} MB/s over {:.2} s, {:.1} commands a receive, {:.1} a send",
+            "{}: {}/s, {:.1} MB/s over {:.2} s, {:.1} commands a receive, {:.1} a send, {} outstanding at most",
             self.name,
             thousands(self.ops_per_second),
             self.bytes_per_second / 1e6,
             self.seconds,
             self.ops_per_receive,
-            self.ops_per_send
+            self.ops_per_send,
+            self.outstanding_max
         );
         for (name, l) in [("read", self.read), ("write", self.write)] {
             if l.count > 0 {

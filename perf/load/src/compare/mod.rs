@@ -63,6 +63,8 @@ pub enum Metric {
     P999,
     /// Share of a core the target used.
     Cpu,
+    /// Resident bytes a session added.
+    SessionBytes,
 }
 
 impl Metric {
@@ -74,6 +76,7 @@ impl Metric {
             Self::P99 => "p99",
             Self::P999 => "p99.9",
             Self::Cpu => "CPU",
+            Self::SessionBytes => "memory of a session",
         }
     }
 
@@ -83,6 +86,7 @@ impl Metric {
             Self::Rate => units::thousands(value),
             Self::P50 | Self::P99 | Self::P999 => format!("{value:.1} µs"),
             Self::Cpu => format!("{value:.1} %"),
+            Self::SessionBytes => format!("{:.1} KiB", value / 1024.0),
         }
     }
 }
@@ -104,6 +108,8 @@ pub struct Sample {
     pub report: Report,
     /// Percent of a core the target used meanwhile; `None` for the wire.
     pub target_cpu_percent: Option<f64>,
+    /// Resident bytes each idle session added.
+    pub session_bytes: Option<f64>,
     /// Why the sample does not count.
     pub discarded: Option<String>,
 }
@@ -118,6 +124,7 @@ impl Sample {
             Metric::P99 => Some(latency.p99),
             Metric::P999 => Some(latency.p999),
             Metric::Cpu => self.target_cpu_percent,
+            Metric::SessionBytes => self.session_bytes,
         }
     }
 }
@@ -274,20 +281,20 @@ fn sample(
     contender: &mut Contender,
 ) -> Result<Option<Sample>> {
     let before = distance::measure(plan.target_cpu, plan.generator_cpu)?;
-    let (report, cpu) = match (contender, &item.kind) {
+    let (report, cpu, session_bytes) = match (contender, &item.kind) {
         (Contender::Target(running), Kind::Load { work, .. }) => with_running(running, || {
             let used = running.cpu_seconds();
             let clock = Instant::now();
             let report = load::run(running.url(), &timed(plan, work))?;
             let cpu = busy_percent(used, running.cpu_seconds(), clock);
-            Ok((report, cpu))
+            Ok((report, cpu, None))
         })?,
         (Contender::Target(running), Kind::Idle { sessions }) => {
             with_running(running, || idle(plan, running, *sessions))?
         }
         (Contender::Wire { cold, best }, Kind::Load { work, .. }) => {
             match wire_sample(plan, work, *cold, &mut best[n])? {
-                Some(report) => (report, None),
+                Some(report) => (report, None, None),
                 None => return Ok(None),
             }
         }
@@ -311,6 +318,8 @@ fn sample(
         class,
         report,
         target_cpu_percent: cpu,
+        // What a session needed stays with the target when it ends: only the first time tells.
+        session_bytes: session_bytes.filter(|_| round == 0),
         discarded,
     }))
 }
@@ -319,9 +328,11 @@ fn busy_percent(before: Option<f64>, after: Option<f64>, clock: Instant) -> Opti
     Some((after? - before?) / clock.elapsed().as_secs_f64() * 100.0)
 }
 
-/// Some sessions logged in, and nothing asked of them.
-fn idle(plan: &Plan, running: &Running, sessions: u32) -> Result<(Report, Option<f64>)> {
+/// Some sessions logged in, and nothing asked of them: what they cost in time and memory.
+fn idle(plan: &Plan, running: &Running, sessions: u32) -> Result<(Report, Option<f64>, Option<f64>)> {
+    let _ = spindle_ffi_os::limit::raise_open_files();
     let work = Workload { cpus: vec![plan.generator_cpu], ..Workload::default() };
+    let resident = running.resident_bytes();
     let open: Result<Vec<_>> = (0..sessions)
         .map(|n| crate::session::login(running.url(), &work, crate::session::Place::first_of(n)))
         .collect();
@@ -330,10 +341,13 @@ fn idle(plan: &Plan, running: &Running, sessions: u32) -> Result<(Report, Option
     let (used, clock) = (running.cpu_seconds(), Instant::now());
     std::thread::sleep(plan.time.max(Duration::from_secs(1)));
     let cpu = busy_percent(used, running.cpu_seconds(), clock);
+    let added = running.resident_bytes().zip(resident).map(|(after, before)| after.saturating_sub(before));
     drop(open);
     let report =
         Report::of(format!("idle with {sessions} sessions"), &crate::report::Stats::default(), 1.0, 0);
-    Ok((report, cpu))
+    // Of a few sessions the pages they share would say more than they do.
+    let each = added.filter(|_| sessions >= 100).map(|bytes| bytes as f64 / f64::from(sessions));
+    Ok((report, cpu, each))
 }
 
 /// The wire in the shape of a workload. All batches are tried once; later rounds take the best.

@@ -115,6 +115,7 @@ mod tests {
                 class,
                 report,
                 target_cpu_percent: None,
+                session_bytes: None,
                 discarded: None,
             }
         };

@@ -69,7 +69,7 @@ impl Process {
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
         // The signal takes effect when the process next enters the kernel: see that it has.
-        for _ in 0..200 {
+        for _ in 0..5000 {
             if self.state().is_some_and(|state| matches!(state, 'T' | 'Z' | 'X')) {
                 return Ok(());
             }

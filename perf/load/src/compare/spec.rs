@@ -193,6 +193,7 @@ impl Item {
                 vec![Metric::P50, Metric::P99]
             }
             Kind::Load { .. } => vec![Metric::Rate],
+            Kind::Idle { sessions } if *sessions >= 100 => vec![Metric::Cpu, Metric::SessionBytes],
             Kind::Idle { .. } => vec![Metric::Cpu],
         }
     }
@@ -261,13 +262,13 @@ pub fn preset(name: &str) -> Result<&'static str> {
         "large" => "read:128k:32,write:128k:32",
         "digests" => "read:4k:32:hd:dd,write:4k:32:hd:dd,read:128k:32:hd:dd,write:128k:32:hd:dd",
         "open" => "mixed70:4k:128:open70",
-        "idle" => "idle:1,read:4k:32,read:4k:32:idle1000",
+        "idle" => "idle:1,idle:1000,read:4k:32,read:4k:32:idle1000",
         "all" => {
             "read:4k:1,write:4k:1,read:4k:32,read:4k:128,read:4k:32:s4,read:4k:128:s4,\
              write:4k:32,write:4k:128,write:4k:32:s4,write:4k:128:s4,write:4k:32:solicited,\
              read:128k:32,write:128k:32,mixed70:4k:128:open70,\
              read:4k:32:hd:dd,write:4k:32:hd:dd,read:128k:32:hd:dd,write:128k:32:hd:dd,\
-             read:4k:32:idle1000,idle:1"
+             read:4k:32:idle1000,idle:1,idle:1000"
         }
         other => bail!("{other:?} is not quick, depths, large, digests, open, idle or all"),
     })

@@ -117,7 +117,11 @@ fn table(out: &mut String, outcome: &Outcome, class: Class) {
                 match outcome.figure(class, n, contender, metric) {
                     Some(s) => {
                         let spread = (s.max - s.min) / 2.0 / s.median * 100.0;
-                        let _ = write!(out, " {} ±{spread:.0} % |", metric.text(s.median));
+                        let _ = write!(out, " {}", metric.text(s.median));
+                        if s.count > 1 && s.median > 0.0 {
+                            let _ = write!(out, " ±{spread:.0} %");
+                        }
+                        out.push_str(" |");
                     }
                     None => out.push_str(" – |"),
                 }
@@ -145,7 +149,17 @@ mod tests {
         report.ops_per_second = rate;
         let distance_ns = (100.0, 100.0);
         let discarded = class.is_none().then(|| "moved".to_owned());
-        Sample { round, item: 0, contender, distance_ns, class, report, target_cpu_percent: None, discarded }
+        Sample {
+            round,
+            item: 0,
+            contender,
+            distance_ns,
+            class,
+            report,
+            target_cpu_percent: None,
+            session_bytes: None,
+            discarded,
+        }
     }
 
     #[test]

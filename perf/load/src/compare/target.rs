@@ -43,6 +43,11 @@ impl Running {
         self.process.as_ref().map_or(Ok(()), Process::resume)
     }
 
+    /// Resident memory.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        self.process.as_ref()?.resident_bytes()
+    }
+
     /// Processor time used so far.
     pub fn cpu_seconds(&self) -> Option<f64> {
         self.process.as_ref()?.cpu_seconds()
