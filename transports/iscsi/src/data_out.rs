@@ -170,6 +170,11 @@ impl<N: Net> IscsiTransport<N> {
 
     /// Asks for what is missing, as far as MaxOutstandingR2T allows.
     fn send_r2ts(&mut self, conn: &mut Conn, key: Key<Task>) {
+        if conn.session.is_none() {
+            // Its session is ending (TARGET COLD RESET): the task is about to be revoked, and there is no window to
+            // tell of any more.
+            return;
+        }
         let (exp_cmd_sn, max_cmd_sn) = self.window(conn);
         let Some(task) = self.tasks.get_mut(key) else { return };
         let Some(session) = self.sessions.get_mut(task.session) else { return };

@@ -267,6 +267,10 @@ impl Mid for RamMid {
 
     fn swallowed(&mut self, task: TaskId) {
         let row = &self.rows[&task.0];
+        if row.state == State::Revoking {
+            // Crossed with the effect that revokes it, which is answered as well.
+            return;
+        }
         assert_eq!(row.state, State::Swallowing);
         if row.bytes == 0 {
             self.respond(task.0, Outcome::GOOD, None);
