@@ -87,6 +87,7 @@ pub fn run(seed: u64, counters: &mut Counters) -> Result<(), String> {
     match judged {
         Ok(()) => Ok(()),
         Err(why) => {
+            trace!("in the end: {}", world.who_waits(|_| true));
             // Memory is in any state now; taking it apart in order would only hide the complaint behind another.
             std::mem::forget(world);
             Err(why)

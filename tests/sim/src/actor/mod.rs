@@ -343,6 +343,7 @@ impl Actor {
             .with(name::FIRST_BURST_LENGTH, &first.to_string())
             .with(name::MAX_RECV_DATA_SEGMENT_LENGTH, &recv.to_string())
             .with(name::MAX_OUTSTANDING_R2T, &rng.u32(1..=8).to_string())
+            .with(name::ISCSI_PROTOCOL_LEVEL, if rng.bool() { "2" } else { "1" })
             .with(name::HEADER_DIGEST, digest(header))
             .with(name::DATA_DIGEST, digest(data))
     }
@@ -432,7 +433,8 @@ impl Actor {
                     judge.units[unit].reserve.end(self.port, Change::NexusLost, Answer::Good)
                 }
                 Orphan::Sweep(unit, n) => {
-                    judge.units[unit].sweeps[n].answered = Some(now);
+                    // It stands in line at the home and may still come: a reset by somebody who is gone.
+                    judge.units[unit].sweeps[n].by = usize::MAX;
                     Ok(())
                 }
             };

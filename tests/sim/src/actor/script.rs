@@ -231,24 +231,24 @@ impl Actor {
             return if self.rng.bool() { Change::Reserve6 } else { Change::Release6 };
         }
         let key = self.key();
-        let kind = [1, 3, 5, 6, 7, 8][self.rng.usize(0..6)];
+        // Mostly those that let the registered ones run, so that there is something to preempt.
+        let kind = [1, 3, 5, 6, 7, 8, 5, 6, 7, 8][self.rng.usize(0..10)];
         let victim = 0xA000 + self.rng.u64(0..self.plan.initiators as u64);
         if !self.registered {
             return Change::Register { key: 0, new: key, ignore: self.rng.bool() };
         }
-        match self.rng.u32(0..12) {
+        match self.rng.u32(0..16) {
             0 => Change::Register { key, new: 0, ignore: false },
             1..=3 => Change::Reserve { key, kind },
             4..=6 => Change::Release { key, kind },
             7 => Change::Clear { key },
-            8 if victim != key => Change::Preempt { key, victim, kind },
-            9 => Change::Register { key: 0, new: key, ignore: true },
-            _ => Change::Reserve { key, kind: 1 },
+            8..=13 if victim != key => Change::Preempt { key, victim, kind },
+            _ => Change::Register { key: 0, new: key, ignore: true },
         }
     }
 
     fn change(&mut self, now: Tick, unit: usize, change: Change) {
-        let abort = self.rng.bool();
+        let abort = self.rng.u32(0..4) > 0;
         let (cdb, list) = match change {
             Change::Register { key, new, ignore: false } => cdb::persistent_out(0, 0, key, new),
             Change::Register { key, new, ignore: true } => cdb::persistent_out(6, 0, key, new),
@@ -320,9 +320,9 @@ impl Actor {
             (10, Some((itt, unit))) => (TmfFunction::QueryTask, unit, Some(itt)),
             (11 | 12, _) => (TmfFunction::AbortTaskSet, unit, None),
             (13 | 14, _) => (TmfFunction::ClearTaskSet, unit, None),
-            (15 | 16, _) => (TmfFunction::LogicalUnitReset, unit, None),
-            (17, _) => (TmfFunction::TargetWarmReset, unit, None),
-            (18, _) => (TmfFunction::ItNexusReset, unit, None),
+            (15, _) => (TmfFunction::LogicalUnitReset, unit, None),
+            (16, _) => (TmfFunction::TargetWarmReset, unit, None),
+            (17 | 18, _) => (TmfFunction::ItNexusReset, unit, None),
             (19, _) if self.rng.u32(0..4) == 0 => (TmfFunction::TargetColdReset, unit, None),
             _ => return,
         };

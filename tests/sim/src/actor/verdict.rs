@@ -55,6 +55,10 @@ impl Actor {
         if done.status == CHECK && (done.sense.is_empty() || key == 0) {
             self.complain(format!("port {}: {itt:#x}: CHECK CONDITION without sense", self.port));
         }
+        if let (Kind::Change(_), CONFLICT) = (&pending.kind, done.status) {
+            // Somebody has taken our registration away.
+            self.registered = false;
+        }
         self.order(itt, &pending, done.status);
         self.read_back(&pending, &done);
         if let Kind::Other = pending.kind
