@@ -39,6 +39,8 @@ pub struct Plan {
     pub depth: usize,
     /// Reservations on the first unit.
     pub reserving: Reserving,
+    /// Reservations are mostly preempted.
+    pub preempts: bool,
     /// Weight of task management among a hundred actions.
     pub tmf_weight: u32,
     /// Weight of connection trouble (cuts, resets, logouts, reinstatement) among a hundred actions.
@@ -67,7 +69,13 @@ impl Plan {
         let mut rng = Rng::with_seed(seed ^ 0x5EED_0000);
         let rng = &mut rng;
         let cores = [1, 2, 2, 3][rng.usize(0..4)];
-        let tiny_pool = rng.u32(0..4) == 0;
+        let reserving = match rng.u32(0..10) {
+            0..=4 => Reserving::No,
+            5..=7 => Reserving::Persistent,
+            _ => Reserving::Old,
+        };
+        // Preempted tasks that wait for memory are rare enough.
+        let tiny_pool = rng.u32(0..if reserving == Reserving::Persistent { 2 } else { 4 }) == 0;
         // A pool of four vectors, of one size or of several.
         let pool = match (tiny_pool, rng.u32(0..3)) {
             (true, 0) => [0, 4, 0, 0, 0, 0],
@@ -77,11 +85,6 @@ impl Plan {
         };
         let transfer_bytes_max = if pool[2] == 0 { 16 << 10 } else { 64 << 10 };
         let disks = (0..rng.usize(1..=2)).map(|_| disk(rng)).collect::<Vec<_>>();
-        let reserving = match rng.u32(0..10) {
-            0..=4 => Reserving::No,
-            5..=7 => Reserving::Persistent,
-            _ => Reserving::Old,
-        };
         let pick = |rng: &mut Rng, few: u32, many: u32| if rng.bool() { few } else { many };
         Plan {
             cores,
@@ -94,6 +97,7 @@ impl Plan {
             commands: rng.u32(60..360),
             depth: *[1, 4, 8, 24].get(rng.usize(0..4)).expect("four choices"),
             reserving,
+            preempts: reserving == Reserving::Persistent && rng.bool(),
             tmf_weight: pick(rng, 3, 20),
             trouble_weight: pick(rng, 1, 5),
             gate_weight: match reserving {

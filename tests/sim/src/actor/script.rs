@@ -88,7 +88,9 @@ impl Actor {
         let unit = self.rng.usize(0..self.plan.disks.len());
         let reserving = unit == 0 && self.plan.reserving != Reserving::No;
         let gate = self.rng.u32(0..100) < self.plan.gate_weight;
-        if gate && reserving && self.rng.bool() {
+        // Whoever lost its registration takes a new one, or there would be little to preempt.
+        let lost = self.plan.preempts && !self.registered && self.rng.u32(0..4) == 0;
+        if reserving && (lost || gate && (self.plan.preempts || self.rng.bool())) {
             let change = self.some_change();
             return self.change(now, unit, change);
         }
@@ -237,7 +239,7 @@ impl Actor {
         if !self.registered {
             return Change::Register { key: 0, new: key, ignore: self.rng.bool() };
         }
-        match self.rng.u32(0..16) {
+        match self.rng.u32(if self.plan.preempts { 8..16 } else { 0..16 }) {
             0 => Change::Register { key, new: 0, ignore: false },
             1..=3 => Change::Reserve { key, kind },
             4..=6 => Change::Release { key, kind },

@@ -55,8 +55,8 @@ impl Actor {
         if done.status == CHECK && (done.sense.is_empty() || key == 0) {
             self.complain(format!("port {}: {itt:#x}: CHECK CONDITION without sense", self.port));
         }
-        if let (Kind::Change(_), CONFLICT) = (&pending.kind, done.status) {
-            // Somebody has taken our registration away.
+        if done.status == CONFLICT || (key == 6 && (0x2A03..=0x2A05).contains(&asc)) {
+            // Somebody may have taken our registration away.
             self.registered = false;
         }
         self.order(itt, &pending, done.status);
