@@ -192,9 +192,15 @@ pub fn limit(shape: &Shape, batches: &[usize], calls: &[Calls]) -> Result<(Vec<S
             });
         }
     }
-    let rate = |s: &Sample| s.ops_per_second;
-    let best = (0..samples.len()).max_by(|&a, &b| rate(&samples[a]).total_cmp(&rate(&samples[b])));
-    let best = best.context("no batch was given")?;
+    let alone = shape.depth * shape.connections == 1;
+    let merit = |n: &usize| {
+        let s: &Sample = &samples[*n];
+        if alone { -s.latency.p50 } else { s.ops_per_second }
+    };
+    let best = (0..samples.len())
+        .filter(|&n| samples[n].latency.count > 0)
+        .max_by(|a, b| merit(a).total_cmp(&merit(b)));
+    let best = best.context("no batch was given, or none was answered")?;
     Ok((samples, best))
 }
 
