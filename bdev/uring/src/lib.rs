@@ -2,7 +2,7 @@
 //!
 //! | Module | Holds |
 //! |---|---|
-//! | [`file`] | the device as the control plane sees it: opening with all its refusals, size, identity |
+//! | [`mod@file`] | the device as the control plane sees it: opening with all its refusals, size, identity |
 //! | [`channel`] | one core's path: operations in flight, their stages, their errors |
 //! | `ring` | the core's io_uring, shared by all channels of the core |
 //! | `workers` | threads for what has no asynchronous form, and for everything where io_uring is forbidden |

@@ -2,7 +2,7 @@
 //!
 //! A whole core of the target ([`spindle::shard::Core`]) runs in one thread over a network that only moves pointers
 //! ([`quiet_net`]): PDUs go in, PDUs come out, and what lies between is iSCSI, the SCSI mid-level, the pool and the
-//! device. `valgrind --tool=callgrind` counts while [`world::measured_turn`] runs and at no other time, so that neither
+//! device. `valgrind --tool=callgrind` counts while `world::measured_turn` runs and at no other time, so that neither
 //! set-up nor the making of PDUs is counted; instructions do not depend on the machine's mood as nanoseconds do.
 //!
 //! * `spindle-micro run SCENARIO COUNT` drives commands: what valgrind runs.

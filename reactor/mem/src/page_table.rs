@@ -10,7 +10,7 @@
 //! With no spare left the write stops at a page's edge and says how far it got ([`Busy`]): back-pressure, never
 //! a torn block.
 //!
-//! How the counting works stands in [`crate::page_entry`]; cores use the table through their pools
+//! How the counting works stands in `page_entry`; cores use the table through their pools
 //! ([`crate::SgvPool::lend`] and its neighbours), which keep one spare each in hand, so that the stock is
 //! touched only when readers are in the way.
 

@@ -162,7 +162,7 @@ impl InitiatorConn {
         Ok(itt)
     }
 
-    /// Answers an R2T given out under [`R2tPolicy::Hold`].
+    /// Answers an R2T given out under `R2tPolicy::Hold`.
     pub fn answer_r2t(&mut self, r2t: &R2t) {
         let Some(Entry { task: Task::Scsi(task), .. }) = self.tasks.get_mut(&r2t.itt.0) else { return };
         task.open_r2ts.retain(|open| open.ttt != r2t.ttt);
