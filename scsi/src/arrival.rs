@@ -205,8 +205,7 @@ impl Engine {
         };
         let task = self.tasks.peek(slot);
         let offered = task.expected_write;
-        let expected = offered.max(task.expected_read);
-        let unused = residual(expected, 0);
+        let unused = residual(task.expected(), 0);
         let itl = task.itl;
         let descriptor = itl != NO_ITL && self.lu(task.lu).descriptor_sense;
         let outcome = match refused {
@@ -274,6 +273,10 @@ fn fits(plan: &Plan, lu: &LuShard, c: &Command<'_>) -> Result<(), Refused> {
     let offered = c.expected.write;
     let part_of_a_block = offered & ((1 << lu.shift) - 1) != 0;
     let sense = match plan.fit {
+        // Room for Data-In only: whatever residual GOOD brought, it would not say that nothing was written.
+        _ if offered == 0 && c.expected.read > 0 => {
+            Sense::illegal_request(Asc::INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT)
+        }
         Fit::Any => return Ok(()),
         // Whole blocks that were offered are taken, be it none; parts of one are not (FCP-4 §9.4.2 allows either).
         Fit::Blocks if offered > plan.length || !part_of_a_block => return Ok(()),

@@ -80,10 +80,10 @@ impl Engine {
     pub(crate) fn finish(&mut self, slot: Slot, verdict: Verdict) {
         let (task, cold) = self.tasks.both(slot);
         let lu = self.lus[usize::from(task.lu)].as_deref_mut().expect("a task keeps its unit");
-        let expected = if task.expected_write > 0 { task.expected_write } else { task.expected_read };
+        let expected = task.expected();
         let mut data = task.buf.take();
         let mut sent = 0;
-        let outcome = match verdict {
+        let mut outcome = match verdict {
             Verdict::Data(total) => {
                 // Data-In that the initiator has asked for, in the direction it said.
                 let total = if task.expected_write > 0 { 0 } else { total };
@@ -112,6 +112,7 @@ impl Engine {
             }
             Verdict::Status(status) => outcome::plain(status, residual(expected, 0)),
         };
+        outcome.residual_in = task.residual_in();
         match task.row.exec {
             Exec::Read => {
                 lu.stats.reads += 1;
@@ -156,10 +157,11 @@ impl Engine {
     }
 
     /// The answer of a command that is not finished but refused, swallowed or aborted.
-    pub(crate) fn respond(&mut self, slot: Slot, outcome: Outcome, data: Option<(Sgv, u32)>) {
+    pub(crate) fn respond(&mut self, slot: Slot, mut outcome: Outcome, data: Option<(Sgv, u32)>) {
         self.leave(slot);
         let id = self.tasks.id(slot);
         let task = self.tasks.hot(slot);
+        outcome.residual_in = task.residual_in();
         task.step(TaskState::Responding);
         let (cookie, slot) = (task.cookie, task.nexus);
         let nexus = &mut self.nexuses[usize::from(slot)];

@@ -158,7 +158,7 @@ impl Engine {
     pub(crate) fn describe_without_unit(&mut self, slot: Slot) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let task = self.tasks.peek(slot);
-        let expected = task.expected_write.max(task.expected_read);
+        let expected = task.expected();
         let outcome = match self.say_without_unit(slot, &mut scratch) {
             Err(sense) => Some((check(sense, false, residual(expected, 0)), None)),
             Ok(said) => self.deliver(slot, &said, &scratch).map(|total| {

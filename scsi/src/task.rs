@@ -8,7 +8,7 @@
 use spindle_bdev::IoKey;
 use spindle_mem::Sgv;
 use spindle_reactor::Tick;
-use spindle_scsi_port::{Outcome, TaskAttr, TaskId, TaskTag};
+use spindle_scsi_port::{Outcome, Residual, TaskAttr, TaskId, TaskTag};
 
 use crate::device_server::disk::Steps;
 use crate::device_server::{Attention, Exec, Needs, OpRow};
@@ -303,6 +303,23 @@ impl Task {
     pub fn step(&mut self, next: TaskState) {
         assert!(self.state.may_become(next), "a task cannot go from {:?} to {next:?}", self.state);
         self.state = next;
+    }
+
+    /// What the outcome's residual speaks of: the Data-Out offered or, without any, the room for Data-In.
+    #[inline]
+    pub fn expected(&self) -> u32 {
+        if self.expected_write > 0 { self.expected_write } else { self.expected_read }
+    }
+
+    /// The second residual of a command with room in both directions (RFC 7143 §11.4.5): nothing here moves data
+    /// both ways, so none came in.
+    #[inline]
+    pub fn residual_in(&self) -> Residual {
+        if self.expected_write > 0 && self.expected_read > 0 {
+            Residual::Underflow(self.expected_read)
+        } else {
+            Residual::None
+        }
     }
 
     /// Whether all bits of `flags` are set.

@@ -453,8 +453,8 @@ impl Engine {
         }
         let task = self.tasks.peek(slot);
         if task.has(flag::TELL) {
-            let expected = task.expected_write.max(task.expected_read);
-            return self.respond(slot, plain(Status::TaskAborted, residual(expected, 0)), None);
+            let unused = residual(task.expected(), 0);
+            return self.respond(slot, plain(Status::TaskAborted, unused), None);
         }
         // The transport forgets it before the function that ended it is answered.
         let id = self.tasks.id(slot);
