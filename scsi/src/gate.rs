@@ -75,7 +75,12 @@ impl Engine {
         abort: Option<Box<AbortSet>>,
     ) {
         debug_assert_eq!(home, self.lu(slot).home);
-        self.lu_mut(slot).gate = Gate::Closed { epoch, scope };
+        let shard = self.lu_mut(slot);
+        // We left and asked to come back while the home still counts us in: nothing starts here before `Joined`, which
+        // stands behind this closing.
+        if shard.member != Membership::Joining {
+            shard.gate = Gate::Closed { epoch, scope };
+        }
         let (whose, except, cause, asker) = match abort {
             None => (Whose::Nobody, None, AbortCause::ClearTaskSet, None),
             Some(abort) => self.abort_set(slot, &abort),
@@ -154,14 +159,7 @@ impl Engine {
     /// The home opens the gate.
     pub(crate) fn gate_open(&mut self, slot: u16, _epoch: u32) {
         let shard = self.lu_mut(slot);
-        if !matches!(shard.gate, Gate::Closed { .. }) {
-            return;
-        }
-        if shard.member == Membership::Joining {
-            // We left and asked to come back while the home still counted us in: what it decides between the two
-            // does not reach us before `Joined`.
-            shard.gate = Gate::Joining;
-        } else {
+        if matches!(shard.gate, Gate::Closed { .. }) {
             shard.gate = Gate::Open;
             self.release_blocked(slot);
         }

@@ -8,14 +8,15 @@ use spindle_reactor::CoreId;
 use spindle_scsi_spec::Asc;
 
 use crate::config::{LuId, LuIdentity, LuSpec};
+use crate::device_server::OpRow;
 use crate::device_server::mode::ModePages;
 use crate::effects::ControlEvent;
 use crate::engine::Engine;
 use crate::gate::Gate;
 use crate::home::LuHome;
 use crate::message::{Policy, ScsiMsg};
-use crate::reserve::{ReserveTable, persist};
-use crate::task::Line;
+use crate::reserve::{AccessMask, ReserveTable, persist};
+use crate::task::{Line, NO_ITL, PROTECTED_AFTER_ALL, Task, TaskState};
 use crate::task_set::TaskSet;
 
 /// One core's share of a logical unit.
@@ -56,7 +57,8 @@ pub struct LuShard {
     pub blocked: Line,
     /// The task set of all, under TST 000b.
     pub set: TaskSet,
-    /// Mode pages and reservations, as this core knows them.
+    /// Mode pages and reservations, as this core knows them. While it is no member they may have changed without its
+    /// knowledge: nothing is refused because of them then, and nothing is let through the gate.
     pub policy: Policy,
     /// Sense data in descriptor format (D_SENSE).
     pub descriptor_sense: bool,
@@ -185,7 +187,7 @@ impl LuShard {
         self.tells_aborted = modes.tas();
         self.protected = if self.info.read_only || self.write_protect {
             Some(Asc::WRITE_PROTECTED)
-        } else if modes.swp() {
+        } else if modes.swp() && self.member == Membership::In {
             // SPC-4 §7.5.8: software write protect has a code of its own.
             Some(Asc::SOFTWARE_WRITE_PROTECTED)
         } else {
@@ -270,6 +272,8 @@ impl Engine {
             shard.member = Membership::Joining;
             shard.gate = Gate::Joining;
             let (lu, home) = (shard.lu, shard.home);
+            let limits = self.limits;
+            self.lu_mut(slot).refresh(limits);
             self.post(home, ScsiMsg::Join { lu });
         }
     }
@@ -292,7 +296,11 @@ impl Engine {
         }
         shard.member = Membership::In;
         self.take_policy(slot, policy);
-        self.lu_mut(slot).gate = Gate::Open;
+        let shard = self.lu_mut(slot);
+        shard.gate = Gate::Open;
+        if shard.protected == Some(Asc::SOFTWARE_WRITE_PROTECTED) {
+            self.refuse_later(slot, &PROTECTED_AFTER_ALL, |task| task.row.exec.writes_medium());
+        }
         self.release_blocked(slot);
         self.lu_leave(slot);
     }
@@ -312,9 +320,33 @@ impl Engine {
         shard.policy = policy;
         shard.refresh(limit);
         for itl in shard.itls.clone() {
-            let nexus = usize::from(self.itls[usize::from(itl)].nexus);
-            let access = self.lu(slot).policy.reserve.access_of(&self.nexuses[nexus].name);
+            let access = self.access_here(slot, self.itls[usize::from(itl)].nexus);
             self.itls[usize::from(itl)].access = access;
+        }
+    }
+
+    /// What reservations allow a nexus. Everything, as long as this core does not know: its tasks are judged again as
+    /// they pass the gate, which stays closed until it does.
+    pub(crate) fn access_here(&self, slot: u16, nexus: u16) -> AccessMask {
+        let shard = self.lu(slot);
+        match shard.member {
+            Membership::In => shard.policy.reserve.access_of(&self.nexuses[usize::from(nexus)].name),
+            _ => AccessMask::ALL,
+        }
+    }
+
+    /// Those tasks of a unit that have not started and that `which` names are refused when their turn comes, whatever
+    /// they wait for now.
+    fn refuse_later(&mut self, slot: u16, row: &'static OpRow, which: impl Fn(&Task) -> bool) {
+        let waits = |task: &Task| {
+            use TaskState::{Blocked, Dormant, Receiving, WantsBuffer};
+            matches!(task.state(), Dormant | WantsBuffer | Receiving | Blocked)
+                && task.itl != NO_ITL
+                && task.lu == slot
+        };
+        let found = self.tasks.iter().filter(|(_, task)| waits(task) && which(task));
+        for at in found.map(|(at, _)| at).collect::<Vec<_>>() {
+            self.tasks.hot(at).row = row;
         }
     }
 

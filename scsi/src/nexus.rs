@@ -244,7 +244,7 @@ impl Engine {
     /// The caller has seen to it that there is room ([`Engine::itls_left`]).
     pub(crate) fn itl_begins(&mut self, nexus: u16, lu: u16, lun: u16, read_only: bool) -> u16 {
         let mut itl = Itl::new(nexus, lu, lun, read_only);
-        itl.access = self.lu(lu).policy.reserve.access_of(&self.nexuses[usize::from(nexus)].name);
+        itl.access = self.access_here(lu, nexus);
         let slot = match self.itls_free.pop() {
             Some(slot) => {
                 self.itls[usize::from(slot)] = itl;

@@ -3,7 +3,7 @@
 use spindle_bdev::{BlockIo, IoFlags, Op, Origin};
 use spindle_mem::Sgv;
 use spindle_scsi_port::PortEffect;
-use spindle_scsi_spec::Status;
+use spindle_scsi_spec::{Sense, Status};
 
 use crate::device_server::Exec;
 use crate::device_server::disk::{self, Step, TaskCx, Verdict};
@@ -167,6 +167,7 @@ impl Engine {
                 let ports = self.nexuses[usize::from(nexus)].ports.iter().map(|p| p.relative).collect();
                 self.ask(slot, RequestKind::PersistentOut { cdb, list, ports });
             }
+            Exec::Refused(key, asc) => self.finish(slot, Verdict::Check(Sense::new(key, asc))),
             Exec::LbaStatus => {
                 if self.provide(slot) {
                     self.execute(slot);

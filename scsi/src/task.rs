@@ -9,6 +9,7 @@ use spindle_bdev::IoKey;
 use spindle_mem::Sgv;
 use spindle_reactor::Tick;
 use spindle_scsi_port::{Outcome, Residual, TaskAttr, TaskId, TaskTag};
+use spindle_scsi_spec::{Asc, SenseKey};
 
 use crate::device_server::disk::Steps;
 use crate::device_server::{Attention, Exec, Needs, OpRow};
@@ -248,6 +249,13 @@ pub static NOTHING: OpRow = OpRow {
     head_of_queue: true,
     needs: Needs::Nothing,
     exec: Exec::TestUnitReady,
+};
+
+/// The row of writes that were let in before this core could know that software protects the unit.
+pub static PROTECTED_AFTER_ALL: OpRow = OpRow {
+    name: "write to a protected unit",
+    exec: Exec::Refused(SenseKey::DataProtect, Asc::SOFTWARE_WRITE_PROTECTED),
+    ..NOTHING
 };
 
 impl Task {

@@ -30,7 +30,7 @@ pub(crate) mod fixture;
 
 use spindle_bdev::BdevInfo;
 use spindle_scsi_port::NexusInfo;
-use spindle_scsi_spec::{Emit, FieldError, Sense};
+use spindle_scsi_spec::{Asc, Emit, FieldError, Sense, SenseKey};
 
 use crate::config::{LuIdentity, LunEntry};
 use crate::device_server::mode::ModePages;
@@ -176,6 +176,8 @@ pub enum Exec {
     Release,
     /// PERSISTENT RESERVE OUT.
     PersistentOut,
+    /// No command any more: the unit says no, with this, to one that was let in before it could know.
+    Refused(SenseKey, Asc),
 }
 
 /// The bits that are nought in a usage map, as a number to test sixteen bytes of a CDB with. Bytes beyond the map

@@ -128,3 +128,98 @@ fn reserve_ends_when_its_lun_is_mapped_no_longer() {
     assert_eq!(w.ask(b, &read(0, 1), 512, &[]).status, Status::Good);
     w.assert_quiet();
 }
+
+/// A nexus on core 1, which left the unit and asks to come back; `Joined` is on its way. Its unit attention is taken.
+fn comes_back(w: &mut World, gone: NexusId) -> NexusId {
+    w.lose(gone);
+    w.run();
+    comes(w)
+}
+
+fn comes(w: &mut World) -> NexusId {
+    let c = w.nexus(1, 3);
+    let told = w.send(c, &TUR, 0, &[]);
+    w.run_but(|e| matches!(e, Event::Mail(0, 1)));
+    assert!(w.cmds[told].answer.is_some(), "a unit attention needs no policy");
+    c
+}
+
+#[test]
+fn a_core_that_comes_back_forgets_what_it_knew_of_reservations() {
+    let (mut w, a, b) = two_cores();
+    assert_eq!(w.ask(a, &[0x16, 0, 0, 0, 0, 0], 0, &[]).status, Status::Good);
+    w.lose(b);
+    w.run();
+    assert_eq!(w.ask(a, &[0x17, 0, 0, 0, 0, 0], 0, &[]).status, Status::Good);
+    let c = comes(&mut w);
+    let writes = w.send(c, &write(0, 1), 0, &blocks(7, 1));
+    w.run_but(|e| matches!(e, Event::Mail(0, 1)));
+    assert!(w.cmds[writes].answer.is_none(), "nobody here knows who reserved the unit");
+    w.run();
+    assert_eq!(w.cmds[writes].answer.as_ref().unwrap().status, Status::Good);
+    w.assert_quiet();
+}
+
+#[test]
+fn a_core_that_comes_back_hears_of_a_reservation_before_it_writes() {
+    let (mut w, a, b) = two_cores();
+    w.lose(b);
+    w.run();
+    assert_eq!(w.ask(a, &[0x16, 0, 0, 0, 0, 0], 0, &[]).status, Status::Good);
+    let c = comes(&mut w);
+    let writes = w.send(c, &write(0, 1), 0, &blocks(7, 1));
+    w.run();
+    assert_eq!(w.cmds[writes].answer.as_ref().unwrap().status, Status::ReservationConflict);
+    assert_eq!(w.disk[0], 0);
+    w.assert_quiet();
+}
+
+#[test]
+fn a_closing_meant_for_the_member_of_before_opens_no_gate() {
+    let (mut w, a, b) = two_cores();
+    assert_eq!(w.ask(a, &[0x16, 0, 0, 0, 0, 0], 0, &[]).status, Status::Good);
+    let mut both = blocks(0, 1);
+    both.extend(blocks(1, 1));
+    let swap = w.send(a, &compare_and_write(5), 0, &both);
+    w.run_but(|e| matches!(e, Event::Mail(0, 1)));
+    w.lose(b);
+    let c = comes(&mut w);
+    // `Close` arrives; `Joined` stands behind the end of the command that holds the lock.
+    w.run_but(|e| matches!(e, Event::Io(0, _)));
+    let beside = w.send(c, &write(9, 1), 0, &blocks(7, 1));
+    w.run_but(|e| matches!(e, Event::Io(0, _)));
+    assert_eq!(w.io[1].len(), 0, "the unit is reserved, and this core cannot know it");
+    w.run();
+    assert_eq!(w.cmds[swap].answer.as_ref().unwrap().status, Status::Good);
+    assert_eq!(w.cmds[beside].answer.as_ref().unwrap().status, Status::ReservationConflict);
+    w.assert_quiet();
+}
+
+#[test]
+fn a_core_that_comes_back_asks_its_home_whether_software_protects_the_unit() {
+    let (mut w, a, b) = two_cores();
+    // MODE SELECT(6), control mode page: `swp` is bit 3 of byte 4.
+    let select = |w: &mut World, swp: u8| {
+        let mut list = w.ask(a, &[0x1A, 8, 0x0A, 0, 64, 0], 64, &[]).data;
+        list[0] = 0;
+        list[2] = 0;
+        list[4] &= 0x7F;
+        list[8] = list[8] & !8 | swp << 3;
+        let cdb = [0x15, 0x10, 0, 0, list.len() as u8, 0];
+        assert_eq!(w.ask(a, &cdb, 0, &list).status, Status::Good);
+    };
+    select(&mut w, 1);
+    let c = comes_back(&mut w, b);
+    let refused = w.send(c, &write(0, 1), 0, &blocks(7, 1));
+    w.run();
+    let told = Some((SenseKey::DataProtect, Asc::SOFTWARE_WRITE_PROTECTED));
+    assert_eq!(w.cmds[refused].answer.as_ref().unwrap().asc(), told);
+    w.lose(c);
+    w.run();
+    select(&mut w, 0);
+    let c = comes(&mut w);
+    let passes = w.send(c, &write(0, 1), 0, &blocks(7, 1));
+    w.run();
+    assert_eq!(w.cmds[passes].answer.as_ref().unwrap().status, Status::Good);
+    w.assert_quiet();
+}

@@ -217,7 +217,7 @@ fn plan_other(exec: &Exec, cdb: &[u8], lu: &LuShard, read_only: bool) -> Result<
             whole_unit_for_oneself(c.third_party, c.extent)
         }
         Exec::Describe(_) | Exec::ReportLuns | Exec::RequestSense | Exec::TestUnitReady => Ok(Plan::NOTHING),
-        Exec::Read | Exec::Write => unreachable!("planned above"),
+        Exec::Read | Exec::Write | Exec::Refused(..) => unreachable!("planned above, and never of an opcode"),
     }
 }
 
