@@ -217,6 +217,7 @@ impl Engine {
             | M::Acked { lu, .. }
             | M::Joined { lu, .. }
             | M::Left { lu }
+            | M::Gone { lu }
             | M::Close { lu, .. }
             | M::Doom { lu, .. }
             | M::Publish { lu, .. }
@@ -237,6 +238,7 @@ impl Engine {
             M::Acked { epoch, .. } => self.home_acked(slot, epoch),
             M::Joined { policy, .. } => self.on_joined(slot, *policy),
             M::Left { .. } => self.on_left(slot),
+            M::Gone { .. } => self.on_gone(slot),
             M::Close { epoch, scope, abort, .. } => self.gate_close(slot, from, epoch, scope, abort),
             M::Doom { abort, .. } => self.gate_doom(slot, &abort),
             M::Publish { epoch, news, .. } => self.gate_publish(slot, from, epoch, *news),
@@ -253,6 +255,7 @@ impl Engine {
                 let sense = Box::new(Sense::illegal_request(Asc::LOGICAL_UNIT_NOT_SUPPORTED));
                 self.post(from, ScsiMsg::Reply { lu, ticket, reply: Reply::Check(sense) });
             }
+            ScsiMsg::Join { .. } => self.post(from, ScsiMsg::Gone { lu }),
             ScsiMsg::Leave { .. } => self.post(from, ScsiMsg::Left { lu }),
             ScsiMsg::Close { epoch, .. } => self.post(from, ScsiMsg::Closed { lu, epoch }),
             ScsiMsg::Publish { epoch, .. } => self.post(from, ScsiMsg::Acked { lu, epoch }),

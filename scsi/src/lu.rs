@@ -16,7 +16,7 @@ use crate::gate::Gate;
 use crate::home::LuHome;
 use crate::message::{Policy, ScsiMsg};
 use crate::reserve::{AccessMask, ReserveTable, persist};
-use crate::task::{Line, NO_ITL, PROTECTED_AFTER_ALL, Task, TaskState};
+use crate::task::{GONE_AFTER_ALL, Line, NO_ITL, PROTECTED_AFTER_ALL, Task, TaskState};
 use crate::task_set::TaskSet;
 
 /// One core's share of a logical unit.
@@ -232,6 +232,7 @@ impl Engine {
     pub fn close_lu(&mut self, lu: LuId) {
         if let Some(&slot) = self.lu_slots.get(&lu) {
             self.lu_mut(slot).closing = true;
+            self.lu_gives_up(slot);
             for itl in self.lu(slot).itls.clone() {
                 self.itl_ends(itl);
             }
@@ -311,6 +312,27 @@ impl Engine {
             shard.member = Membership::Out;
         }
         self.lu_try_close(slot);
+    }
+
+    /// The home closed the unit before it heard of us. We are about to be told the same; until then tasks wait.
+    pub(crate) fn on_gone(&mut self, slot: u16) {
+        let shard = self.lu_mut(slot);
+        if shard.member == Membership::Joining {
+            shard.member = Membership::Out;
+        }
+        if shard.closing {
+            self.lu_gives_up(slot);
+            self.lu_try_close(slot);
+        }
+    }
+
+    /// A unit that is to go and of whose home nobody is left: those who waited for it are refused.
+    fn lu_gives_up(&mut self, slot: u16) {
+        if self.lu(slot).member == Membership::Out {
+            self.refuse_later(slot, &GONE_AFTER_ALL, |_| true);
+            self.lu_mut(slot).gate = Gate::Open;
+            self.release_blocked(slot);
+        }
     }
 
     /// A policy is in force on this core.

@@ -77,6 +77,11 @@ pub enum ScsiMsg {
         /// The unit.
         lu: LuId,
     },
+    /// The core that was the home to one that asked to join: the unit has gone from here.
+    Gone {
+        /// The unit.
+        lu: LuId,
+    },
     /// Home to member: let no task of this scope start, end those of the abort set; say `Closed` when all
     /// concerned have left.
     Close {

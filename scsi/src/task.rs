@@ -258,6 +258,13 @@ pub static PROTECTED_AFTER_ALL: OpRow = OpRow {
     ..NOTHING
 };
 
+/// The row of commands that were let in before this core could know that their unit has gone.
+pub static GONE_AFTER_ALL: OpRow = OpRow {
+    name: "command to a unit that has gone",
+    exec: Exec::Refused(SenseKey::IllegalRequest, Asc::LOGICAL_UNIT_NOT_SUPPORTED),
+    ..NOTHING
+};
+
 impl Task {
     fn free() -> Task {
         Task {

@@ -168,3 +168,62 @@ fn a_unit_closes_when_its_last_task_and_last_member_are_gone() {
     assert_eq!(w.ask(n[1], &read(0, 1), 512, &[]).status, Status::Good);
     w.assert_quiet();
 }
+
+/// Core 1 sees the unit for the first time just as it is closed; the home has gone before it hears of that.
+fn comes_too_late() -> (World, NexusId, [usize; 2]) {
+    let mut w = World::new(2);
+    let n = w.nexus(1, 1);
+    let told = w.send(n, &TUR, 0, &[]);
+    w.run_but(|e| matches!(e, Event::Mail(..) | Event::Fill(_)));
+    assert!(w.cmds[told].answer.is_some());
+    let waits = [w.send(n, &read(0, 1), 512, &[]), w.send(n, &write(0, 1), 0, &blocks(7, 1))];
+    w.engine(0).set_lun_map(1, &[]);
+    w.engine(0).close_lu(LU);
+    w.drain(0);
+    assert_eq!(w.closed, [(0, LU)], "nobody has joined yet");
+    (w, n, waits)
+}
+
+fn closes_on_core_1(w: &mut World) {
+    w.engine(1).set_lun_map(1, &[]);
+    w.engine(1).close_lu(LU);
+    w.drain(1);
+}
+
+fn all_is_over(mut w: World, waits: [usize; 2]) {
+    w.run();
+    assert_eq!(w.closed, [(0, LU), (1, LU)], "it ends on every core");
+    let told = Some((SenseKey::IllegalRequest, Asc::LOGICAL_UNIT_NOT_SUPPORTED));
+    for at in waits {
+        assert_eq!(w.cmds[at].answer.as_ref().unwrap().asc(), told);
+    }
+    assert_eq!(w.disk[0], 0);
+    w.assert_quiet();
+}
+
+#[test]
+fn a_unit_ends_although_a_core_joins_as_its_home_has_gone() {
+    let (mut w, _, waits) = comes_too_late();
+    closes_on_core_1(&mut w);
+    all_is_over(w, waits);
+}
+
+#[test]
+fn a_unit_whose_home_has_gone_waits_for_its_own_closing() {
+    let (mut w, n, waits) = comes_too_late();
+    w.run_but(|e| matches!(e, Event::Fill(_)));
+    assert!(w.cmds[waits[0]].answer.is_none());
+    // Another nexus asks again, and again nobody is there.
+    let other = w.nexus(1, 2);
+    w.run_but(|e| matches!(e, Event::Fill(_)));
+    closes_on_core_1(&mut w);
+    all_is_over_for(&mut w, &[n, other]);
+    all_is_over(w, waits);
+}
+
+fn all_is_over_for(w: &mut World, nexuses: &[NexusId]) {
+    for n in nexuses {
+        let told = Some((SenseKey::IllegalRequest, Asc::LOGICAL_UNIT_NOT_SUPPORTED));
+        assert_eq!(w.ask(*n, &TUR, 0, &[]).asc(), told);
+    }
+}
