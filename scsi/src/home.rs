@@ -39,7 +39,13 @@ pub struct LuHome {
 enum Job {
     Join(CoreId),
     Leave(CoreId),
-    Ask { from: CoreId, ticket: Ticket, what: Box<Request> },
+    Ask {
+        from: CoreId,
+        ticket: Ticket,
+        what: Box<Request>,
+        /// Tasks have been ended for it already: it cannot be forgotten any more.
+        begun: bool,
+    },
 }
 
 struct Active {
@@ -132,9 +138,11 @@ impl Engine {
             _ => None,
         };
         let home = self.home(slot);
+        let mut begun = false;
         if let Some(cause) = cause
             && home.active.as_ref().is_some_and(|a| a.locks)
         {
+            begun = true;
             // The holder of a lock, and those it keeps out, are among the tasks that are going to end: they need not
             // run to their end first.
             let members = home.members.clone();
@@ -146,14 +154,13 @@ impl Engine {
                 self.post(member, ScsiMsg::Doom { lu, abort });
             }
         }
-        self.home(slot).queue.push_back(Job::Ask { from, ticket, what });
+        self.home(slot).queue.push_back(Job::Ask { from, ticket, what, begun });
         self.home_pump(slot);
     }
 
     pub(crate) fn home_cancel(&mut self, slot: u16, from: CoreId, ticket: Ticket) {
         let home = self.home(slot);
-        let theirs =
-            |job: &Job| matches!(job, Job::Ask { from: f, ticket: t, .. } if *f == from && *t == ticket);
+        let theirs = |job: &Job| matches!(job, Job::Ask { from: f, ticket: t, begun: false, .. } if *f == from && *t == ticket);
         if let Some(at) = home.queue.iter().position(theirs) {
             home.queue.remove(at);
             let lu = self.lu(slot).lu;
@@ -179,7 +186,7 @@ impl Engine {
                     home.members.retain(|member| *member != core);
                     self.post(core, ScsiMsg::Left { lu });
                 }
-                Some(Job::Ask { from, ticket, what }) => self.home_begin(slot, from, ticket, *what),
+                Some(Job::Ask { from, ticket, what, .. }) => self.home_begin(slot, from, ticket, *what),
             }
         }
         self.lu_try_close(slot);

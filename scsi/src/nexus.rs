@@ -306,6 +306,7 @@ impl Engine {
         let Some(slot) = self.nexus_slot(id) else { return };
         self.nexuses[usize::from(slot)].lost = true;
         self.nexuses[usize::from(slot)].live = 0;
+        self.forget_tmfs(slot);
         for task in self.tasks_of(slot) {
             self.abort(task, AbortCause::NexusLoss, false);
         }

@@ -64,6 +64,8 @@ impl Asker {
 pub(crate) enum Whose {
     One(TaskId),
     Nexus(u16),
+    /// Those of a nexus whose LUN stands for no unit.
+    WithoutUnit(u16),
     /// The I_T_L nexuses that one LUN of one nexus stood for (see `Engine::itls_named`).
     Itls(Vec<u16>),
     Unit(u16),
@@ -99,6 +101,7 @@ impl Watch {
         let whose = match &self.whose {
             Whose::One(one) => *one == id,
             Whose::Nexus(nexus) => task.nexus == *nexus,
+            Whose::WithoutUnit(nexus) => task.nexus == *nexus && task.itl == NO_ITL,
             Whose::Itls(itls) => itls.contains(&task.itl),
             Whose::Unit(lu) => task.itl != NO_ITL && task.lu == *lu,
             Whose::UnitOf { lu, nexuses } => {
@@ -178,12 +181,10 @@ impl Engine {
             }
             F::TargetWarmReset | F::TargetColdReset => {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
-                // Those that are mapped no longer, too, as long as tasks of the nexus run there.
-                let here = self.itls.iter().filter(|itl| itl.up && itl.nexus == nexus);
-                let mut units: Vec<u16> = here.map(|itl| itl.lu).collect();
-                units.sort_unstable();
-                units.dedup();
-                for lu in units {
+                // Commands to a LUN without unit are tasks of the target, too, and no home knows of them.
+                let (cause, asker) = (AbortCause::TargetReset, Some(Asker::now(nexus)));
+                self.abort_all(Whose::WithoutUnit(nexus), None, cause, asker, Then::Tmf(id));
+                for lu in self.units_of(nexus) {
                     self.ask_for_tmf(lu, id, nexus, RequestKind::Reset(AbortCause::TargetReset));
                 }
                 self.tmf_part_done(id);
@@ -226,6 +227,33 @@ impl Engine {
     fn itls_of(&self, nexus: u16) -> impl Iterator<Item = usize> + '_ {
         let itls = self.nexuses[usize::from(nexus)].luns.iter();
         itls.filter(|itl| **itl != NO_ITL).map(|itl| usize::from(*itl))
+    }
+
+    /// The units that a nexus sees, and those mapped no longer where tasks of it still run.
+    fn units_of(&self, nexus: u16) -> Vec<u16> {
+        let here = self.itls.iter().filter(|itl| itl.up && itl.nexus == nexus);
+        let mut units: Vec<u16> = here.map(|itl| itl.lu).collect();
+        units.sort_unstable();
+        units.dedup();
+        units
+    }
+
+    /// SAM-5 §6.3.4: functions end with the nexus they came by. What a home has begun is finished, as others may have
+    /// felt it; what stands in line there is forgotten.
+    pub(crate) fn forget_tmfs(&mut self, slot: u16) {
+        let nexus = self.nexus_id(slot);
+        let theirs = |tmf: &Option<PendingTmf>| tmf.as_ref().is_some_and(|tmf| tmf.nexus == nexus);
+        let tmfs: Vec<_> =
+            (0..).zip(&self.watches.tmfs).filter(|(_, t)| theirs(t)).map(|(at, _)| at).collect();
+        if tmfs.is_empty() {
+            return;
+        }
+        for lu in self.units_of(slot) {
+            let (lu, home) = (self.lu(lu).lu, self.lu(lu).home);
+            for &tmf in &tmfs {
+                self.post(home, ScsiMsg::Cancel { lu, ticket: Ticket::Tmf(tmf) });
+            }
+        }
     }
 
     /// All I_T_L nexuses that have tasks under the LUN of this one. If the LUN was taken out of the map and came

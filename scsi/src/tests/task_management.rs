@@ -259,3 +259,68 @@ fn target_reset_waits_for_tasks_of_a_unit_that_was_taken_out_of_the_map() {
     assert!(w.cmds[c].revoked);
     w.assert_quiet();
 }
+
+#[test]
+fn a_target_reset_ends_commands_for_units_that_are_not_there() {
+    let mut w = World::with(1, [1, 0, 0, 0, 0, 0], info(), false);
+    let n = w.nexus(0, 1);
+    w.run();
+    w.clear_attentions(n);
+    let holds = w.send(n, &write(0, 1), 0, &blocks(1, 1));
+    let waits = w.send_as(n, 5, TaskAttr::Simple, &[0xA0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0], 64, &[]);
+    assert!(w.cmds[holds].answer.is_none() && w.cmds[waits].answer.is_none());
+    let reset = w.tmf(n, TmfFunction::TargetWarmReset);
+    w.run_but(|e| matches!(e, Event::Revoke(_) | Event::Fill(_)));
+    assert!(w.cmds[waits].revoked, "it goes with the others");
+    w.run();
+    assert_eq!(w.tmf_answer(reset), Some(TmfResponse::Complete));
+    assert!(w.cmds[waits].answer.is_none());
+    w.assert_quiet();
+}
+
+#[test]
+fn a_reset_that_has_not_begun_ends_with_its_session() {
+    let mut w = World::new(2);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    w.send(n[0], &write(0, 1), 0, &blocks(1, 1));
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let first = w.tmf(n[0], TmfFunction::LogicalUnitReset);
+    let second = w.tmf(n[1], TmfFunction::LogicalUnitReset);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let in_line = |w: &mut World| w.engine(0).lu(0).at_home.as_ref().unwrap().load();
+    assert_eq!((w.io[0].len(), in_line(&mut w)), (1, 2), "the disk keeps both waiting");
+    w.lose(n[1]);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    assert_eq!(
+        in_line(&mut w),
+        2,
+        "nobody wants the second any more; its core leaves when the first is done"
+    );
+    w.run();
+    assert_eq!((w.tmf_answer(first), w.tmf_answer(second)), (Some(TmfResponse::Complete), None));
+    w.assert_quiet();
+}
+
+#[test]
+fn a_reset_that_has_ended_tasks_of_others_is_finished_without_its_session() {
+    let mut w = World::new(2);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    let mut both = blocks(0, 1);
+    both.extend(blocks(1, 1));
+    w.send(n[0], &compare_and_write(5), 0, &both);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let waits = w.send(n[0], &write(5, 1), 0, &blocks(8, 1));
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    w.tmf(n[1], TmfFunction::LogicalUnitReset);
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    assert!(w.cmds[waits].revoked, "it has been ended by the reset, which stands in line behind the lock");
+    w.lose(n[1]);
+    w.run();
+    let told = Some((SenseKey::UnitAttention, Asc::POWER_ON_OR_RESET_OCCURRED));
+    assert_eq!(w.ask(n[0], &TUR, 0, &[]).asc(), told, "who lost a command learns why");
+    w.assert_quiet();
+}
