@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""libiscsi's conformance suite (Debian's iscsi-test-cu) against a RAM, a file and a loop-free LUN.
+"""libiscsi's conformance suite (Debian's iscsi-test-cu) against a RAM disk, a file, one past the page cache, a block device.
 
 No failure; no skip but those listed in libiscsi-skips.txt with the reason; and as many tests as the list says.
 
-Usage: libiscsi.py [--backend ram|file|null] [--test FAMILY.SUITE.TEST] [--url URL]
+Usage: libiscsi.py [--backend ram|file|direct|block] [--test FAMILY.SUITE.TEST] [--url URL]
 """
 
 import argparse
+import contextlib
 import pathlib
 import re
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 
+from loops import loop, needed
 from target import demo
 
 # Tests that want several logical blocks in a physical one.
@@ -79,9 +81,23 @@ def run(url, test):
     return results, output
 
 
+@contextlib.contextmanager
+def served(backend, folder):
+    """The options with which the target serves 1 GiB of this kind."""
+    disk, size = f"{folder}/disk", "1G"
+    if backend == "ram":
+        yield ["--size", size]
+    elif backend == "block":
+        needed()
+        with loop(disk, 1 << 30) as device:
+            yield ["--file", device]
+    else:
+        yield ["--file", disk, "--size", size, *(["--direct"] if backend == "direct" else [])]
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--backend", default="ram", choices=["ram", "file", "direct"])
+    options.add_argument("--backend", default="ram", choices=["ram", "file", "direct", "block"])
     options.add_argument("--test", default="ALL")
     options.add_argument("--url")
     options = options.parse_args()
@@ -90,16 +106,15 @@ def main():
         if options.url:
             results, output = run(options.url, options.test)
         else:
-            words = {"ram": ["--size", "1G"], "file": ["--file", f"{folder}/disk", "--size", "1G"],
-                     "direct": ["--file", f"{folder}/disk", "--size", "1G", "--direct"]}[options.backend]
             # One of its tests (GetLBAStatus.UnmapSingle) counts wrongly where a physical block has several logical
             # ones, others run only there: so both kinds of disk are tested.
-            with demo(*words, "--physical-block-size", "512", folder=folder) as target:
-                results, output = run(target.url, options.test)
-            if options.test == "ALL":
-                with demo(*words, folder=folder) as target:
-                    for test in LARGE_PHYSICAL_BLOCKS:
-                        results |= run(target.url, f"ALL.{test}")[0]
+            with served(options.backend, folder) as words:
+                with demo(*words, "--physical-block-size", "512", folder=folder) as target:
+                    results, output = run(target.url, options.test)
+                if options.test == "ALL":
+                    with demo(*words, folder=folder) as target:
+                        for test in LARGE_PHYSICAL_BLOCKS:
+                            results |= run(target.url, f"ALL.{test}")[0]
     total, may_skip = expectations()
     bad = []
     for name, (result, text) in results.items():
