@@ -30,7 +30,7 @@ def fio(program, url, seed, depth, sizes, total, only_read=False):
              # To fio a colon separates files.
              "--filename=" + url.replace(":", "\\:"),
              f"--iodepth={depth}", f"--bssplit={sizes}", f"--size={total}", f"--randseed={seed}",
-             "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--output-format=json"]  # fmt: skip
+             "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0", "--output-format=json"]  # fmt: skip
     words += ["--verify_only"] if only_read else []
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     text = done.stdout
