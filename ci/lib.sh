@@ -2,6 +2,7 @@
 #
 #   step NAME COMMAND...   runs the command, its output in target/ci/NAME.log; prints one line with the minutes;
 #                          on failure shows the end of the log and goes on, so that one run tells everything.
+#                          With ci_show=1 the output is also printed as it comes: for steps of many minutes.
 #   finish                 prints the table of minutes and the closing line; exit code 1 if any step failed.
 ci_logs="${SPINDLE_CI_LOGS:-target/ci}"
 mkdir -p "$ci_logs"
@@ -14,7 +15,16 @@ step() {
     shift
     start=$(date +%s.%N)
     printf '%-24s ' "$name"
-    if "$@" >"$ci_logs/$name.log" 2>&1 </dev/null; then rc=0; else rc=$?; fi
+    if [ -n "${ci_show:-}" ]; then
+        echo
+        "$@" 2>&1 </dev/null | tee "$ci_logs/$name.log" | sed -u 's/^/    /'
+        rc=${PIPESTATUS[0]}
+        printf '%-24s ' "$name"
+    elif "$@" >"$ci_logs/$name.log" 2>&1 </dev/null; then
+        rc=0
+    else
+        rc=$?
+    fi
     took=$(awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { printf "%.2f", (b - a) / 60 }')
     ci_table+="$(printf '%-24s %8s min' "$name" "$took")"$'\n'
     if [ "$rc" -eq 0 ]; then

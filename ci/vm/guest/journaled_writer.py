@@ -1,10 +1,11 @@
 """Writes blocks at random and says so only after the device has; reads them back and says what it found.
 
-    journaled_writer.py write DEVICE SLOTS BYTES THREADS SEED [SECONDS]
+    journaled_writer.py write DEVICE SLOTS BYTES THREADS SEED HOW
     journaled_writer.py read DEVICE SLOTS BYTES
 
-`write` prints `b SLOT GENERATION` before a write and `a SLOT GENERATION` after it was acknowledged (O_DIRECT and
-O_DSYNC: acknowledged means durable). `read` prints `r SLOT GENERATION` for a block that is whole, `t SLOT` for a torn
+`write` prints `b SLOT GENERATION` before a write and `a SLOT GENERATION` after it was acknowledged as durable. HOW says by
+what it became so: `dsync`, O_DIRECT and O_DSYNC, for which Linux sends FUA and a flush; `fsync`, a flush alone; `fua`,
+a WRITE(16) with FUA as it is, without a flush. `read` prints `r SLOT GENERATION` for a block that is whole, `t SLOT` for a torn
 one. Each thread owns the slots congruent to its number, so each slot has one writer.
 """
 import hashlib
@@ -16,6 +17,8 @@ import struct
 import sys
 import threading
 import time
+
+import scsi_generic
 
 LOCK = threading.Lock()
 
@@ -42,9 +45,18 @@ def say(text):
         os.write(1, text.encode())
 
 
-def write(device, slots, size, threads, seed, seconds):
-    descriptor = os.open(device, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC)
-    end = time.monotonic() + seconds
+def write_with_fua(device, offset, data):
+    """Comes again until it is answered: nobody repeats such a command when its session is lost."""
+    cdb = struct.pack(">BBQIBB", 0x8A, 0x08, offset // 512, len(data) // 512, 0, 0).hex()
+    while True:
+        answer = scsi_generic.request(None, device, cdb, data.hex())
+        if answer["status"] == 0 and answer["host"] == 0 and answer["driver"] == 0:
+            return len(data)
+        time.sleep(0.1)
+
+
+def write(device, slots, size, threads, seed, how):
+    descriptor = os.open(device, os.O_WRONLY | os.O_DIRECT | (os.O_DSYNC if how == "dsync" else 0))
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
 
@@ -53,12 +65,17 @@ def write(device, slots, size, threads, seed, seconds):
         memory = mmap.mmap(-1, size)
         generations = {}
         own = range(number, slots, threads)
-        while time.monotonic() < end and not stopped.is_set():
+        while not stopped.is_set():
             slot = choose.choice(own)
             generation = generations[slot] = generations.get(slot, 0) + 1
             memory[:] = pattern(slot, generation, size)
             say(f"b {slot} {generation}\n")
-            written = os.pwrite(descriptor, memory, slot * size)
+            if how == "fua":
+                written = write_with_fua(device, slot * size, bytes(memory))
+            else:
+                written = os.pwrite(descriptor, memory, slot * size)
+            if how == "fsync":
+                os.fsync(descriptor)
             if written != size:
                 raise OSError(f"short write: {written} of {size}")
             say(f"a {slot} {generation}\n")
@@ -93,6 +110,6 @@ def read(device, slots, size):
 
 if __name__ == "__main__":
     if sys.argv[1] == "write":
-        write(sys.argv[2], *map(int, sys.argv[3:6]), sys.argv[6], float(sys.argv[7]))
+        write(sys.argv[2], *map(int, sys.argv[3:6]), sys.argv[6], sys.argv[7])
     else:
         read(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -52,19 +52,24 @@ def run(options):
         sys.exit(f"lab: {target.binary()} is missing: cargo build --release, or name it in SPINDLE_BINARY")
     outcomes = runner.run_all(choose(options.names), 1 if options.verbose else options.jobs)
     bad = [outcome for outcome in outcomes if outcome.result in ("failed", "hung")]
-    if not any(outcome.result == "passed" for outcome in outcomes) and not bad:
+    passed = sum(outcome.result == "passed" for outcome in outcomes)
+    if not passed and not bad:
         print("lab: nothing was run")
         return 2
+    if options.expect is not None and passed + len(bad) != options.expect:
+        print(f"lab: {passed + len(bad)} scenarios were run, {options.expect} are expected")
+        return 1
     return 1 if bad else 0
 
 
 def build_parts(options):
-    for kind in ("uml", "qemu"):
-        for part in build.parts(kind):
-            if options.again:
-                shutil.rmtree(part.folder(), ignore_errors=True)
-    build.ensure(["uml", "qemu"])
-    for part in build.parts("uml"):
+    kinds = ["uml", "qemu"]
+    parts = dict.fromkeys(part for kind in kinds for part in build.parts(kind))
+    if options.again:
+        for part in parts:
+            shutil.rmtree(part.folder(), ignore_errors=True)
+    build.ensure(kinds)
+    for part in parts:
         size = subprocess.run(["du", "-sh", part.folder()], capture_output=True, text=True).stdout.split()[0]
         print(f"{part.name:12} {size:>6}  {part.folder()}")
 
@@ -122,6 +127,7 @@ def main():
     c.add_argument("--seed", default="1", help="of everything that is random")
     c.add_argument("--keep", action="store_true", help="keep output, console, logs and captures of passed ones too")
     c.add_argument("--jobs", type=int, default=os.cpu_count(), help="scenarios at once (default: one for each CPU)")
+    c.add_argument("--expect", type=int, metavar="N", help="fail unless so many scenarios are run")
     c.add_argument("--verbose", action="store_true", help="print output as it comes, one at a time")
     c = command("build", build_parts, "make root image and kernel now")
     c.add_argument("--again", action="store_true", help="from today's packages, though nothing changed")

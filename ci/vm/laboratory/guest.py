@@ -10,9 +10,9 @@ import subprocess
 import threading
 
 from laboratory import steps
-from laboratory.build import ROOT_IMAGE, UML_KERNEL
+from laboratory.build import DEBIAN_KERNEL, ROOT_IMAGE, UML_KERNEL
 from laboratory.initramfs import Initramfs
-from laboratory.machine import Machine, Timeout
+from laboratory.machine import PATIENCE, Machine, Timeout
 from laboratory.network import CONTROL, addresses
 from laboratory.paths import GUEST
 
@@ -95,9 +95,9 @@ class Guest(Machine):
             )
 
     def ready(self):
-        if not self._world.reception.wait(f"{CONTROL}.{self._control}", self.boot_timeout):
+        if not self._world.reception.wait(f"{CONTROL}.{self._control}", self.boot_timeout * PATIENCE):
             tail = "".join(self.console.read_text(errors="replace").splitlines(keepends=True)[-30:])
-            raise Timeout(f"{self}: not up within {self.boot_timeout} s; the end of its console:\n{tail}")
+            raise Timeout(f"{self}: not up within {self.boot_timeout * PATIENCE:.0f} s; the end of its console:\n{tail}")
         steps.note(f"{self} ({self.kind}) is up")
 
     @property
@@ -128,9 +128,6 @@ class UserModeLinux(Guest):
     def device(self, nic):
         return f"vec{nic}"
 
-    def more_files(self, initramfs):
-        initramfs.add_tree("modules", UML_KERNEL.folder() / "modules")
-
     def command(self, archive):
         arguments = [
             str(UML_KERNEL.folder() / "linux"),
@@ -141,7 +138,6 @@ class UserModeLinux(Guest):
             f"umid={self.name}.{self._boots}",
             "con=null",
             "con0=null,fd:1",
-            "ssl=null",
             "panic=-1",
             "random.trust_cpu=on",
         ]
@@ -165,7 +161,7 @@ class Qemu(Guest):
         return f"eth{nic}"
 
     def more_files(self, initramfs):
-        initramfs.add_tree("early", ROOT_IMAGE.folder() / "early")
+        initramfs.add_tree("modules", DEBIAN_KERNEL.folder() / "modules")
 
     def command(self, archive):
         image = f"{ROOT_IMAGE.folder()}/root.img"
@@ -173,7 +169,7 @@ class Qemu(Guest):
         arguments = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         arguments += ["-machine", "q35", "-accel", accel, "-cpu", "host" if accel.startswith("kvm") else "max"]
         arguments += ["-smp", str(self._world.cpus), "-m", f"{self._world.memory_mib}M"]
-        arguments += ["-kernel", f"{ROOT_IMAGE.folder()}/vmlinuz", "-initrd", str(archive)]
+        arguments += ["-kernel", f"{DEBIAN_KERNEL.folder()}/vmlinuz", "-initrd", str(archive)]
         arguments += ["-append", "console=ttyS0 panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0"]
         arguments += ["-serial", "stdio", "-monitor", "none", "-device", "virtio-rng-pci"]
         # Read by every guest and by nobody written: no lock is wanted.

@@ -66,11 +66,20 @@ class Initiator:
         found = re.findall(r"^(\S+),(\d+) (\S+)$", result.out, re.MULTILINE)
         return [(portal, int(tag), name) for portal, tag, name in found]
 
-    def login(self, iqn, portal, chap=None, mutual=None, settings=None, timeout=60):
-        """A session. `chap`: (name, secret) we answer with; `mutual`: (name, secret) the target must know."""
+    def login(self, iqn, portal, chap=None, mutual=None, settings=None, name=None, timeout=60):
+        """A session. `chap`: (name, secret) we answer with; `mutual`: (name, secret) the target must know.
+
+        `name`: an initiator name of its own, as if another machine logged in.
+        """
         record = ("-m", "node", "-T", iqn, "-p", portal)
+        if name:
+            interface = name.rsplit(":", 1)[1]
+            self._iscsiadm("-m", "iface", "-I", interface, "-o", "new")
+            self._iscsiadm("-m", "iface", "-I", interface, "-o", "update", "-n", "iface.initiatorname", "-v", name)
+            record += ("-I", interface)
+            self._iscsiadm(*record, "-o", "new")
         # (a record that a discovery made stays: a second one, without its portal group tag, would be another login)
-        if not self.machine.find(f"/etc/iscsi/nodes/{iqn}/{portal.rsplit(':', 1)[0].strip('[]')},*"):
+        elif not self.machine.find(f"/etc/iscsi/nodes/{iqn}/{portal.rsplit(':', 1)[0].strip('[]')},*"):
             self._iscsiadm(*record, "-o", "new")
         wanted = dict(settings or {})
         if chap:

@@ -10,26 +10,23 @@ import journaled_writer
 class Journal:
     """Writes through one disk with several threads. Each slot of the disk carries a generation that only grows."""
 
-    def __init__(self, disk, slots=256, block=4096, threads=8, seed=1):
+    def __init__(self, disk, slots=256, block=4096, threads=8, seed=1, how="dsync"):
         self.disk, self.slots, self.block, self.threads, self.seed = disk, slots, block, threads, seed
+        self.how = how  # by what a write becomes durable: see guest/journaled_writer.py
         self._process = None
 
-    def start(self, seconds):
-        step(f"journaled writes to {self.disk} for {seconds} s")
+    def start(self):
+        """Until `stop`."""
+        step(f"journaled writes to {self.disk}")
         command = ["python3", "/lab/journaled_writer.py", "write", self.disk.path, self.slots, self.block]
-        self._process = self.disk.machine.start(*command, self.threads, self.seed, seconds)
+        self._process = self.disk.machine.start(*command, self.threads, self.seed, self.how)
 
     def count(self):
         """Writes acknowledged so far."""
         return self._process.output().count("a ")
 
-    def finish(self, timeout=120):
-        """Waits for the writers: none may have seen an error."""
-        self._process.wait(timeout)
-        note(f"{self.count()} writes acknowledged")
-
     def stop(self, timeout=30):
-        """Ends the writers after the writes they are at."""
+        """Ends the writers after the writes they are at: none may have seen an error."""
         self._process.signal(signal.SIGTERM)
         self._process.wait(timeout)
         note(f"{self.count()} writes acknowledged")

@@ -1,5 +1,6 @@
 """A machine: the host or a guest, reached through the agent that runs on it."""
 import json
+import os
 import socket
 import sys
 import threading
@@ -10,6 +11,11 @@ from laboratory.paths import GUEST
 
 sys.path.insert(0, str(GUEST))
 import agent  # noqa: E402  (the guests' own file: one protocol, one implementation)
+
+
+# A wait is for a condition, not for a time: what is waited for comes at once on a quiet machine, and later on a busy
+# one. So every timeout of this file is multiplied by this; it bounds a hang and judges nothing.
+PATIENCE = float(os.environ.get("LAB_PATIENCE", "3"))
 
 
 class CommandFailed(AssertionError):
@@ -83,10 +89,10 @@ class Process:
     def wait(self, timeout=60, expect=0):
         """Waits for the end. `expect`: the exit code, a set of them, or None for any."""
         with self._changed:
-            if not self._changed.wait_for(lambda: not self.running, timeout):
+            if not self._changed.wait_for(lambda: not self.running, timeout * PATIENCE):
                 self._frames.close()
                 tail = (self._out + self._err)[-2000:].decode(errors="replace")
-                raise Timeout(f"{self.machine}: {show(self.argv)}: no end after {timeout} s\n{tail}")
+                raise Timeout(f"{self.machine}: {show(self.argv)}: no end after {timeout * PATIENCE:.0f} s\n{tail}")
             if self._error:
                 raise ConnectionError(f"{self.machine}: {show(self.argv)}: {self._error}")
             result = Result(self._code, bytes(self._out), bytes(self._err))
@@ -139,7 +145,7 @@ class Machine:
         return frames
 
     def _answer(self, frames, timeout=90):
-        frames.sock.settimeout(timeout)
+        frames.sock.settimeout(timeout * PATIENCE)
         data = bytearray()
         try:
             while True:
@@ -233,11 +239,11 @@ def show(argv):
 
 def eventually(condition, what, timeout=20, every=0.05):
     """Waits until `condition()` is true, and gives its value; `what` says what did not happen."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + timeout * PATIENCE
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise Timeout(f"not within {timeout} s: {what}")
+            raise Timeout(f"not within {timeout * PATIENCE:.0f} s: {what}")
         time.sleep(every)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
 from laboratory import build
+from laboratory.machine import PATIENCE
 from laboratory.paths import VM, cache
 from laboratory.targets import TARGETS
 from laboratory.world import HUNG
@@ -73,15 +74,20 @@ class Runner:
             return f"{self.target} deviates: {TARGETS[self.target].deviations[scenario.name]}"
         return None
 
-    def run(self, scenario):
-        kind = self.kind or scenario.kinds[0]
+    def kinds(self, scenario):
+        """The kinds of guest it is to be run in."""
+        if self.kind:
+            return (self.kind,)
+        return scenario.kinds if scenario.every_kind else scenario.kinds[:1]
+
+    def run(self, scenario, kind):
         why = self.skip(scenario)
         if why:
             return Outcome(scenario.name, kind, "skipped", why=why)
         out = cache() / "runs" / f"{scenario.name.replace('/', '.')}.{kind}.{self.target}.{os.getpid()}"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        timeout = scenario.timeout * SLOWER[kind]
+        timeout = scenario.timeout * SLOWER[kind] * PATIENCE
         command = [sys.executable, "-m", "laboratory.world", scenario.name, "--kind", kind, "--target", self.target]
         command += ["--seed", self.seed, "--out", str(out), "--timeout", str(timeout)]
         started = time.monotonic()
@@ -112,13 +118,15 @@ class Runner:
     def run_all(self, scenarios, jobs=1):
         """All of them, `jobs` at a time; prints each as it ends, and gives the outcomes."""
         sweep(cache() / "runs")
-        kinds = {self.kind or scenario.kinds[0] for scenario in scenarios if not self.skip(scenario)}
+        kinds = {kind for scenario in scenarios if not self.skip(scenario) for kind in self.kinds(scenario)}
         build.ensure(sorted(kinds))
         started = time.monotonic()
         outcomes = []
         with ThreadPoolExecutor(jobs) as workers:
             # (the long ones first, so that none is left alone at the end)
-            waiting = [workers.submit(self.run, one) for one in sorted(scenarios, key=lambda one: -one.timeout)]
+            runs = [(scenario, kind) for scenario in scenarios for kind in self.kinds(scenario)]
+            runs.sort(key=lambda run: -run[0].timeout * SLOWER[run[1]])
+            waiting = [workers.submit(self.run, *run) for run in runs]
             try:
                 for future in as_completed(waiting):
                     outcomes.append(future.result())

@@ -34,6 +34,7 @@ class Scenario:
     kinds: tuple
     timeout: float
     nightly: bool
+    every_kind: bool
     cpus: int
     memory_mib: int
 
@@ -46,21 +47,23 @@ _registry = {}
 
 
 def scenario(
-    needs=(), topology=Topology(), kinds=("uml", "qemu"), timeout=60, nightly=False, cpus=2, memory_mib=512
-):
+    needs=(), topology=Topology(), kinds=("uml", "qemu"), timeout=60, nightly=False, every_kind=False, cpus=2,
+    memory_mib=512
+):  # fmt: skip
     """Declares a scenario.
 
     needs     features of the target; one it has not makes the scenario skipped, which is printed and counted
     kinds     the guests it can run in; the first is the one taken when none is asked for
     timeout   seconds after which it is ended, and says where it was (QEMU guests get four times as much)
     nightly   not run without --nightly
+    every_kind  run once in each of its kinds of guest, not in the first alone
     cpus      of a QEMU guest
     """
 
     def declare(function):
         name = f"{function.__module__.rsplit('.', 1)[-1]}/{function.__name__}"
         _registry[name] = Scenario(
-            name, function, topology, frozenset(needs), tuple(kinds), timeout, nightly, cpus, memory_mib
+            name, function, topology, frozenset(needs), tuple(kinds), timeout, nightly, every_kind, cpus, memory_mib
         )
         return function
 

@@ -40,7 +40,7 @@ def attach(machine):
 
 def main():
     kind, target, out = sys.argv[1:]
-    scenario = Scenario("shell", None, Topology(impaired=False), frozenset(), (kind,), 0, False, 2, 1024)
+    scenario = Scenario("shell", None, Topology(impaired=False), frozenset(), (kind,), 0, False, False, 2, 1024)
     world = World(scenario, kind, target, "1", Path(out))
     world.boot()
     lab = Lab(world)

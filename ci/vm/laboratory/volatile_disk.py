@@ -36,6 +36,7 @@ class VolatileDisk:
         self._sock = None
         self.flushes, self.writes = 0, 0
         self._stalling, self._stalled = 0, []  # how many more requests stall (-1: all), and those that do
+        self._failing = None
         self._ear = socket.create_server((f"{CONTROL}.1", 0))
         self._port = self._ear.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -55,6 +56,12 @@ class VolatileDisk:
         step("the disk stalls" if writes is None else f"{writes} writes stall in the disk")
         with self._lock:
             self._stalling = -1 if writes is None else writes
+
+    def fail(self, what):
+        """From now on "reads" or "writes" end with an I/O error, and change nothing; None: neither."""
+        step(f"the disk fails {what}" if what else "the disk fails no more")
+        with self._lock:
+            self._failing = what
 
     def stalled(self):
         """How many requests stall now."""
@@ -147,6 +154,8 @@ class VolatileDisk:
         answer, error = b"", 0
         if kind in (READ, WRITE, TRIM) and offset + length > self.size:
             error = 22
+        elif self._failing == ("reads" if kind == READ else "writes" if kind in (WRITE, TRIM) else ""):
+            error = 5
         elif kind == READ:
             answer = bytes(self._now[offset : offset + length])
         elif kind in (WRITE, TRIM):

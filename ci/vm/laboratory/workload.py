@@ -40,6 +40,17 @@ def verify_with_fio(disk, timeout=120, **options):
     return fio(disk, timeout, **{**wanted, **options})
 
 
+def every_size_at_once(disk, seconds):
+    """Verifies of fio at depth 1, 16 and 128 at once, with blocks of 512 B to 4 MiB, each on 32 MiB of its own."""
+    # (at depth 128 smaller ones: fio keeps a buffer of the biggest size for each)
+    mixes = {1: "512/20:4k/40:64k/25:1M/10:4M/5", 16: "512/10:64k/50:1M/20:4M/20", 128: "512/30:4k/50:64k/20"}
+    return [
+        start_fio(disk, rw="randwrite", bssplit=sizes, offset=f"{40 * n}M", size="32M", iodepth=depth, verify="crc32c",
+                  verify_fatal=1, do_verify=1, time_based=True, runtime=seconds)  # fmt: skip
+        for n, (depth, sizes) in enumerate(mixes.items())
+    ]
+
+
 class FileSystem:
     """A file system on a disk: made, filled, checked, compared."""
 

@@ -16,7 +16,7 @@ def with_digests(lab, header, data):
     verify_with_fio(disk, bs="1M", size="16M", iodepth=4)
 
 
-@scenario(needs={"digests"})
+@scenario(needs={"digests"}, every_kind=True)
 def header_and_data(lab):
     """Both digests: every PDU is guarded."""
     with_digests(lab, True, True)

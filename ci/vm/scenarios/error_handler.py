@@ -23,7 +23,7 @@ class Stall:
         self.disk = self.session.disk(1)
         begin(self.disk, command_timeout)
         self.journal = Journal(self.disk, slots=16, seed=lab.seed)
-        self.journal.start(seconds=50)
+        self.journal.start()
         self.writes_go_on()
 
     def writes_go_on(self):
@@ -112,7 +112,7 @@ def abort_of_what_can_be_cancelled(lab):
     disk = lab.initiator().login(lab.iqn(), lab.portal()).disk(1)
     begin(disk, command_timeout=2)
     journal = Journal(disk, slots=16, seed=lab.seed)
-    journal.start(seconds=40)
+    journal.start()
     for _ in range(3):
         before, done = journal.count(), aborted(disk)
         lab.wait(lambda: journal.count() > before + 50, "writes are acknowledged", 30)

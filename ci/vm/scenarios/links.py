@@ -1,6 +1,6 @@
 """Links that are slow, lossy, out of order, and gone for a while. Nothing may be lost or torn by that."""
 from laboratory import Journal, Topology, scenario, verify_with_fio
-from laboratory.workload import figures, start_fio
+from laboratory.workload import every_size_at_once, figures, start_fio
 
 BAD_LINK = Topology(impaired=True)
 
@@ -42,7 +42,7 @@ def cut_and_restored(lab):
         do_verify=1, rate_iops=200,
     )  # fmt: skip
     journal = Journal(disk, seed=lab.seed)
-    journal.start(seconds=24)
+    journal.start()
     lab.guest.run("sleep 2")
     for _ in range(3):
         before = journal.count()
@@ -51,7 +51,7 @@ def cut_and_restored(lab):
         lab.port().restore()
         disk.session.wait_for("LOGGED_IN", 20)
         lab.wait(lambda: journal.count() > before + 50, "writes go on", 20)
-    journal.finish()
+    journal.stop()
     journal.verify()
     figures(verify.wait(80))
 
@@ -61,12 +61,30 @@ def short_cuts(lab):
     """Cuts shorter than any timeout: TCP alone repairs them and the session stays up."""
     disk = lab.disk()
     journal = Journal(disk, seed=lab.seed)
-    journal.start(seconds=8)
+    journal.start()
     for _ in range(8):
         lab.guest.run(f"sleep {lab.random.uniform(0.2, 0.6):.2f}")
         lab.port().cut()
         lab.host.run("sleep 0.3")
         lab.port().restore()
-    journal.finish()
+    journal.stop()
     assert disk.session.state == "LOGGED_IN"
     journal.verify()
+
+
+@scenario(topology=BAD_LINK, timeout=120)
+def cut_under_every_size(lab):
+    """A slow and lossy link that is cut three times until the session fails, under fio verify of 512 B to 4 MiB."""
+    disk = lab.disk(128)
+    work = every_size_at_once(disk, seconds=20)
+    lab.port().impair(delay_ms=2, jitter_ms=2, loss=0.002, reorder=0.01, hold_ms=3)
+    for _ in range(3):
+        lab.host.run(f"sleep {lab.random.uniform(1, 2):.2f}")
+        lab.port().cut()
+        disk.session.wait_for("FAILED", 15)
+        lab.port().restore()
+        disk.session.wait_for("LOGGED_IN", 20)
+    for process in work:
+        figures(process.wait(90))
+    counted = lab.port().relayed()
+    assert counted["in"]["lost"] and counted["out"]["lost"], counted

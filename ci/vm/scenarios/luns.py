@@ -15,7 +15,7 @@ def load(disk):
                      verify="crc32c", verify_fatal=1)  # fmt: skip
 
 
-@scenario(needs={"hot-lun"})
+@scenario(needs={"hot-lun"}, every_kind=True)
 def added(lab):
     """A LUN added under load: the exact unit attention, REPORT LUNS tells it, a scan finds it."""
     iqn, disk = two_luns(lab)
@@ -56,6 +56,27 @@ def removed(lab):
     assert data[0] == 0x7F, f"peripheral qualifier and type are {data[0]:02X}h"
     figures(work.wait(60))
     assert 2 not in disk.reported_luns()
+
+
+@scenario(needs={"hot-lun"})
+def removed_while_it_works(lab):
+    """The LUN that works is removed: its I/O ends with an error and not a hang; the others learn it by the exact attention."""
+    iqn, disk = two_luns(lab)
+    lab.target.add_lun(iqn, 2, "other")
+    disk.clear_unit_attentions()
+    disk.session.rescan()
+    other = disk.session.disk(2)
+    other.clear_unit_attentions()
+    work = start_fio(other, rw="randwrite", bs="4k", size="16M", iodepth=8, runtime=60, time_based=True)
+    lab.wait(lambda: int(other.attribute("stat").split()[4]) > 100, "writes arrive")
+    lab.step("remove LUN 2")
+    lab.target.remove_lun(iqn, 2)
+    ended = work.wait(30, expect=None)
+    assert ended.code != 0, "fio went on writing to a LUN that is gone"
+    disk.expect_unit_attention(scsi.REPORTED_LUNS_DATA_HAS_CHANGED)
+    assert disk.clear_unit_attentions() == [], "it is told once"
+    assert 2 not in disk.reported_luns()
+    disk.write(0, b"\x55" * 4096)
 
 
 @scenario(needs={"hot-lun"})
@@ -113,12 +134,15 @@ def resize_is_told_once(lab):
 
 @scenario(topology=Topology(guests=2), needs={"multi-initiator"})
 def four_initiators_on_one_lun(lab):
-    """Four sessions of two initiators write their own quarters at once and read everybody's."""
+    """Four initiator names on two machines write their own quarters at once and read everybody's."""
     iqn = lab.serve()
     disks = []
     for guest in range(2):
-        session = lab.initiator(guest).login(iqn, lab.portal())
-        disks += [session.disk(1), lab.initiator(guest).another_session(session).disk(1)]
+        initiator = lab.initiator(guest)
+        disks.append(initiator.login(iqn, lab.portal()).disk(1))
+        disks.append(initiator.login(iqn, lab.portal(), name=f"{initiator.name}b").disk(1))
+    names = {disk.session.parameter("initiatorname") for disk in disks}
+    assert len(names) == 4, names
     work = [
         start_fio(disk, rw="randwrite", bs="4k", offset=f"{16 * n}M", size="4M", iodepth=16, verify="crc32c",
                   verify_fatal=1, do_verify=1)  # fmt: skip

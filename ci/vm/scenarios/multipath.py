@@ -31,7 +31,7 @@ def path_fails_and_returns(lab):
         verify_fatal=1, do_verify=1, rate_iops=150,
     )  # fmt: skip
     journal = Journal(multipath.disk, seed=lab.seed)
-    journal.start(seconds=40)
+    journal.start()
     for segment in range(2):
         before = journal.count()
         lab.port(segment=segment).cut()
@@ -39,7 +39,7 @@ def path_fails_and_returns(lab):
         lab.wait(lambda: journal.count() > before + 50, "writes go on over the other path", 20)
         lab.port(segment=segment).restore()
         multipath.wait_for_active(2)
-    journal.finish()
+    journal.stop()
     journal.verify()
     figures(verify.wait(60))
 

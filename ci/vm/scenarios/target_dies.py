@@ -1,5 +1,6 @@
 """The target is killed and started again while its initiator holds the session. What was acknowledged stays."""
 from laboratory import Journal, scenario
+from laboratory.workload import every_size_at_once, figures
 
 
 @scenario(needs={"file-disk", "restart"}, timeout=90)
@@ -7,7 +8,7 @@ def killed_under_load(lab):
     """kill -9 five times under journaled writes: the session comes back, nothing acknowledged is lost or torn."""
     disk = lab.disk(kind="file")
     journal = Journal(disk, slots=512, seed=lab.seed)
-    journal.start(seconds=25)
+    journal.start()
     for _ in range(5):
         before = journal.count()
         lab.wait(lambda: journal.count() > before + 100, "writes are acknowledged", 20)
@@ -15,7 +16,7 @@ def killed_under_load(lab):
         lab.host.run(f"sleep {lab.random.uniform(0, 1):.2f}")
         lab.target.restart()
         disk.session.wait_for("LOGGED_IN", 30)
-    journal.finish()
+    journal.stop()
     journal.verify()
 
 
@@ -40,7 +41,7 @@ def frozen(lab):
     """The target holds still for longer than NOP-Out waits: the session is dropped, taken up again, and I/O goes on."""
     disk = lab.disk()
     journal = Journal(disk, seed=lab.seed)
-    journal.start(seconds=14)
+    journal.start()
     lab.wait(lambda: journal.count() > 50, "writes are acknowledged")
     lab.target.freeze()
     disk.session.wait_for("FAILED", 15)
@@ -48,5 +49,20 @@ def frozen(lab):
     disk.session.wait_for("LOGGED_IN", 30)
     before = journal.count()
     lab.wait(lambda: journal.count() > before + 50, "writes go on", 20)
-    journal.finish()
+    journal.stop()
     journal.verify()
+
+
+@scenario(needs={"file-disk", "restart"}, timeout=120)
+def killed_under_every_size(lab):
+    """kill -9 three times under fio verify of 512 B to 4 MiB, depth 1, 16 and 128 at once: no error, no wrong byte."""
+    disk = lab.disk(128, kind="file")
+    work = every_size_at_once(disk, seconds=20)
+    for _ in range(3):
+        lab.host.run(f"sleep {lab.random.uniform(1, 3):.2f}")
+        lab.target.kill()
+        lab.host.run(f"sleep {lab.random.uniform(0, 1):.2f}")
+        lab.target.restart()
+        disk.session.wait_for("LOGGED_IN", 30)
+    for process in work:
+        figures(process.wait(90))
