@@ -34,6 +34,7 @@ pub mod core_id;
 pub mod core_set;
 pub mod mailbox;
 pub mod pace;
+pub mod planted;
 pub mod poster;
 pub mod reactor;
 pub mod ring;

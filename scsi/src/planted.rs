@@ -1,75 +1,28 @@
-//! Mistakes that can be planted, to prove that the tests would find them. Without the feature `planted`
-//! every question is answered with a constant `false` and the hooks vanish.
+//! Mistakes that can be planted in the engine ([`spindle_reactor::planted`]), and found.
 
-/// A mistake one could make in this crate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Bug {
+spindle_reactor::planted_bugs! {
     /// A task management function is answered before its tasks have ended.
-    EarlyTmfAnswer = 1,
+    EarlyTmfAnswer = "early-tmf-answer",
     /// The status of an aborted command is sent all the same.
-    StatusAfterAbort = 2,
+    StatusAfterAbort = "status-after-abort",
     /// PERSISTENT RESERVE OUT is answered before all cores know.
-    ReservationPublishedLate = 3,
+    ReservationPublishedLate = "reservation-published-late",
     /// Tasks that wait at a gate are not woken when it opens.
-    LostWakeUp = 4,
+    LostWakeUp = "lost-wake-up",
     /// An aborted write that still waits at a gate is sent to the device afterwards.
-    LateWrite = 5,
+    LateWrite = "late-write",
     /// A failed read sends what its buffer holds.
-    StaleData = 6,
+    StaleData = "stale-data",
     /// Those who wait for memory are not told that some came free.
-    PoolForgotten = 7,
+    PoolForgotten = "pool-forgotten",
     /// An ORDERED task starts while older ones still run.
-    OrderIgnored = 8,
+    OrderIgnored = "order-ignored",
     /// A failed write is answered with GOOD.
-    WriteErrorHidden = 9,
+    WriteErrorHidden = "write-error-hidden",
     /// COMPARE AND WRITE starts before others have left its blocks.
-    GateClosedEarly = 10,
-}
-
-impl Bug {
-    /// All of them.
-    pub const ALL: [Bug; 10] = [
-        Bug::EarlyTmfAnswer,
-        Bug::StatusAfterAbort,
-        Bug::ReservationPublishedLate,
-        Bug::LostWakeUp,
-        Bug::LateWrite,
-        Bug::StaleData,
-        Bug::PoolForgotten,
-        Bug::OrderIgnored,
-        Bug::WriteErrorHidden,
-        Bug::GateClosedEarly,
-    ];
-}
-
-#[cfg(feature = "planted")]
-mod active {
-    use std::cell::Cell;
-
-    use super::Bug;
-
-    thread_local! {
-        static ACTIVE: Cell<Option<Bug>> = const { Cell::new(None) };
-    }
-
-    /// Plants a mistake in what this thread runs (one at a time; `None` takes it out).
-    pub fn plant(bug: Option<Bug>) {
-        ACTIVE.set(bug);
-    }
-
-    /// Whether this mistake is to be made.
-    pub fn on(bug: Bug) -> bool {
-        ACTIVE.get() == Some(bug)
-    }
-}
-
-#[cfg(feature = "planted")]
-pub use active::{on, plant};
-
-/// Whether this mistake is to be made: never, in this build.
-#[cfg(not(feature = "planted"))]
-#[inline(always)]
-pub const fn on(_: Bug) -> bool {
-    false
+    GateClosedEarly = "gate-closed-early",
+    /// SYNCHRONIZE CACHE is answered without a flush.
+    FlushSkipped = "flush-skipped",
+    /// A write that was to be durable with its status goes down without FUA.
+    FuaForgotten = "fua-forgotten",
 }

@@ -37,6 +37,7 @@ pub mod lend;
 pub mod list;
 mod page_entry;
 pub mod page_table;
+pub mod planted;
 pub mod pool;
 pub mod sgv;
 pub mod sgv_ref;

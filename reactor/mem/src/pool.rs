@@ -12,6 +12,7 @@ use crate::PAGE_BYTES;
 use crate::arena::{Arena, ArenaFull};
 use crate::home::Home;
 use crate::lend::{LENT_PAGES, Lender, LenderId};
+use crate::planted::{self, Bug};
 use crate::sgv::{Kind, Seg, Sgv, SgvHeader};
 
 /// Sizes of the ready-made vectors.
@@ -256,6 +257,12 @@ impl SgvPool {
         account.in_use -= u64::from(CLASS_BYTES[class]);
         if self.poison {
             sgv.poison();
+        }
+        let shelf = &self.classes[class].free;
+        if planted::on(Bug::DoublePut) && shelf.len() + 1 < shelf.capacity() {
+            let mut again = self.make(Kind::Own, class, sgv.header().segs.clone());
+            again.header_mut().capacity = CLASS_BYTES[class];
+            self.classes[class].push(again);
         }
         self.classes[class].push(sgv);
     }

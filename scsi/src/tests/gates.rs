@@ -22,7 +22,7 @@ fn compare_and_write_writes_if_equal_and_tells_where_it_differs() {
 }
 
 #[test]
-pub fn compare_and_write_waits_for_writes_that_have_begun() {
+fn compare_and_write_waits_for_writes_that_have_begun() {
     let mut w = World::new(2);
     let n = [w.nexus(0, 1), w.nexus(1, 2)];
     w.run();

@@ -4,8 +4,6 @@
 mod attentions;
 mod describing;
 mod gates;
-#[cfg(feature = "planted")]
-mod planted;
 mod reservations;
 mod steps;
 mod storm;

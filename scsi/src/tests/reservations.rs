@@ -17,7 +17,7 @@ fn two_cores() -> (World, NexusId, NexusId) {
 }
 
 #[test]
-pub fn a_reservation_is_answered_only_when_every_core_knows() {
+fn a_reservation_is_answered_only_when_every_core_knows() {
     let (mut w, a, b) = two_cores();
     register(&mut w, a, 1);
     // RESERVE, Write Exclusive.

@@ -290,12 +290,6 @@ fn name_of(w: &World, nexus: NexusId) -> Option<usize> {
     w.names.get(&nexus).map(|n| usize::from(*n))
 }
 
-/// One storm, for those who look for a planted mistake.
-#[cfg(feature = "planted")]
-pub fn one(seed: u64) {
-    _ = Storm::new(seed).run();
-}
-
 #[test]
 fn no_storm_leaves_a_command_a_buffer_or_an_answer_behind() {
     let mut sum = [[0u64; CAUSES]; STATES];

@@ -125,7 +125,7 @@ fn what_lies_beyond_the_end_or_the_limit_is_refused() {
 }
 
 #[test]
-pub fn a_failed_read_sends_no_data_and_a_failed_write_is_not_good() {
+fn a_failed_read_sends_no_data_and_a_failed_write_is_not_good() {
     let (mut w, n) = World::ready();
     w.fail = Some((Op::Read, BlockError::MediumRead));
     let a = w.ask(n, &read(4, 2), 1024, &[]);

@@ -10,5 +10,7 @@ pub mod net;
 pub mod oracle;
 pub mod pattern;
 pub mod plan;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod trace;
 pub mod world;

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -35,6 +34,41 @@ struct Args {
     /// Print the time of each seed.
     #[arg(long)]
     times: bool,
+    /// Make this mistake on purpose and run seeds until it is found; `all` makes one after the other.
+    #[cfg(feature = "planted")]
+    #[arg(long, value_name = "NAME")]
+    plant: Option<String>,
+    /// With `--plant all`: but these.
+    #[cfg(feature = "planted")]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    but: Vec<String>,
+}
+
+/// Every mistake planted must be found.
+#[cfg(feature = "planted")]
+fn planted(name: &str, but: &[String], seeds: &Range<u64>) -> ExitCode {
+    use spindle_sim::planted;
+
+    // Complaints are what we want: without a page for each.
+    std::panic::set_hook(Box::new(|_| {}));
+    let wanted = planted::names().filter(|n| name == "all" || name == *n);
+    let wanted: Vec<_> = wanted.filter(|n| but.iter().all(|other| other != n)).collect();
+    let mut missed = Vec::new();
+    for bug in &wanted {
+        trace::begin(false);
+        match planted::find(bug, seeds.clone()) {
+            Some((seed, why)) => {
+                let why: String = why.lines().next().unwrap_or_default().chars().take(160).collect();
+                println!("{bug}: found, seed {seed}: {why}");
+            }
+            None => {
+                println!("{bug}: NOT FOUND");
+                missed.push(bug);
+            }
+        }
+    }
+    println!("RESULT: {} of {} planted mistakes found", wanted.len() - missed.len(), wanted.len());
+    if missed.is_empty() && !wanted.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn range(text: &str) -> Result<Range<u64>, String> {
@@ -46,15 +80,17 @@ fn range(text: &str) -> Result<Range<u64>, String> {
 fn main() -> ExitCode {
     let args = Args::parse();
     let seeds = args.seed.map_or(args.seeds.clone(), |n| n..n + 1);
+    #[cfg(feature = "planted")]
+    if let Some(name) = &args.plant {
+        return planted(name, &args.but, &seeds);
+    }
     let (begun, total) = (Instant::now(), seeds.end.saturating_sub(seeds.start));
     let mut counters = Counters::default();
     let mut failed = Vec::new();
     for seed in seeds {
         trace::begin(args.trace);
         let start = Instant::now();
-        // A failed assertion of the target is a finding as good as any.
-        let judged = catch_unwind(AssertUnwindSafe(|| world::run(seed, &mut counters)));
-        let judged = judged.unwrap_or_else(|panic| Err(format!("panic: {}", words(&*panic))));
+        let judged = world::judge(seed, &mut counters);
         if args.times {
             println!("seed {seed}: {:?}", start.elapsed());
         }
@@ -91,9 +127,4 @@ fn main() -> ExitCode {
     }
     println!("RESULT: {total} seeds passed in {:.1} s", begun.elapsed().as_secs_f64());
     ExitCode::SUCCESS
-}
-
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without words".to_owned())
 }

@@ -1,6 +1,8 @@
 //! The world of one seed: cores, wires, disks and initiators under one clock that jumps from event to event.
 
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -81,18 +83,25 @@ pub struct World {
 
 /// Runs a seed to its end. The error is the first complaint.
 pub fn run(seed: u64, counters: &mut Counters) -> Result<(), String> {
-    let mut world = World::new(seed);
+    // After a complaint, or a panic, memory is in any state: taking it apart would only hide the first behind another.
+    let mut world = ManuallyDrop::new(World::new(seed));
     let judged = world.live();
     counters.add(&world.harvest());
     match judged {
-        Ok(()) => Ok(()),
-        Err(why) => {
-            trace!("in the end: {}", world.who_waits(|_| true));
-            // Memory is in any state now; taking it apart in order would only hide the complaint behind another.
-            std::mem::forget(world);
-            Err(why)
-        }
+        Ok(()) => drop(ManuallyDrop::into_inner(world)),
+        Err(_) => trace!("in the end: {}", world.who_waits(|_| true)),
     }
+    judged
+}
+
+/// The same, and an assertion of the target that fails is a complaint as good as any.
+pub fn judge(seed: u64, counters: &mut Counters) -> Result<(), String> {
+    let judged = catch_unwind(AssertUnwindSafe(|| run(seed, counters)));
+    judged.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(format!("panic: {}", text.unwrap_or_else(|| "without words".to_owned())))
+    })
 }
 
 impl World {

@@ -12,6 +12,7 @@ use spindle_scsi_port::{Admit, Command, Expected, Mid, Outcome, TaskAttr, TaskTa
 use spindle_scsi_spec::{Lun, Status};
 
 use crate::conn::Conn;
+use crate::planted::{self, Bug};
 use crate::rx::Plan;
 use crate::session::{Admission, Parked, SessionState, WINDOW_MAX};
 use crate::task::{Phase, Task};
@@ -218,7 +219,7 @@ impl<N: Net> IscsiTransport<N> {
             Admit::Wait { task: id, wanted } => {
                 (task.mid, task.phase, task.wanted) = (id, Phase::Waiting, wanted.min(c.edtl));
                 // One of the planted mistakes: what would free memory may stand behind this command.
-                conn.parched = cfg!(feature = "planted-reader-stops");
+                conn.parched = planted::on(Bug::ReaderStops);
             }
             Admit::Land(id, buf) => {
                 (task.mid, task.phase) = (id, Phase::Receiving);

@@ -11,6 +11,7 @@ use spindle_net::Net;
 use spindle_scsi_port::{Mid, ReceiveError, TaskId};
 
 use crate::conn::{Conn, Sink};
+use crate::planted::{self, Bug};
 use crate::rx::Plan;
 use crate::task::{self, Phase, SEQUENCE, Task};
 use crate::transport::{IscsiTransport, is_sink};
@@ -51,7 +52,7 @@ impl<N: Net> IscsiTransport<N> {
         let (slot, sequence, generation) = task::parts(d.ttt);
         let key = self.tasks.key_at(slot).filter(|key| task::is_current(*key, generation))?;
         let task = self.tasks.get(key)?;
-        let planted = cfg!(feature = "planted-stale-ttt");
+        let planted = planted::on(Bug::StaleTtt);
         let same = Some(task.session) == conn.session && (task.itt == d.itt || planted);
         (same && task.outstanding > 0 && (task.head_seq == sequence || planted)).then_some(key)
     }
@@ -231,7 +232,7 @@ impl<N: Net> IscsiTransport<N> {
         if conn.segment_of(key).is_none() {
             self.advance(&mut conn, key, mid);
         }
-        if cfg!(feature = "planted-reader-stops") {
+        if planted::on(Bug::ReaderStops) {
             self.again(&mut conn);
         }
         self.put_conn(conn);

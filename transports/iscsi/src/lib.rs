@@ -42,6 +42,7 @@ pub mod directory;
 pub mod discovery;
 pub mod login;
 pub mod negotiate;
+pub mod planted;
 pub mod portal;
 mod requests;
 mod rx;

@@ -5,6 +5,7 @@ use spindle_mem::{Key, Sgv};
 use spindle_net::ConnId;
 use spindle_scsi_port::{ReceiveError, TaskId};
 
+use crate::planted::{self, Bug};
 use crate::session::Session;
 
 /// A row of the task table.
@@ -133,7 +134,7 @@ pub fn parts(ttt: Ttt) -> (usize, u8, u32) {
 /// Whether a tag of this generation belongs to the task that holds the slot now.
 pub fn is_current(key: Key<Task>, generation: u32) -> bool {
     // One of the planted mistakes: a tag of an earlier holder is taken for one of this.
-    cfg!(feature = "planted-stale-ttt") || u32::from(key.generation()) & GENERATION == generation
+    planted::on(Bug::StaleTtt) || u32::from(key.generation()) & GENERATION == generation
 }
 
 /// Bits of the sequence within a tag.

@@ -15,6 +15,7 @@ use spindle_scsi_spec::Lun;
 
 use crate::conn::Conn;
 use crate::directory::ConnMsg;
+use crate::planted::{self, Bug};
 use crate::session::Session;
 use crate::transport::{IscsiTransport, is_sink};
 
@@ -87,7 +88,7 @@ impl<N: Net> IscsiTransport<N> {
             }
         }
         let slot = TmfSlot { session: key, conn: conn.id, itt: r.itt, function };
-        if cfg!(feature = "planted-tmf-overtakes") {
+        if planted::on(Bug::TmfOvertakes) {
             self.send_tmf(conn, r.itt, TmfResult::Complete);
         }
         let room = session_room(self.sessions.get(key), self.config.limits.tmfs_per_session_max);
@@ -160,7 +161,7 @@ impl<N: Net> IscsiTransport<N> {
 
     fn answer_tmf(&mut self, slot: &TmfSlot, result: TmfResult) {
         if let Some(mut conn) = self.take_conn(slot.conn) {
-            if conn.session == Some(slot.session) && !cfg!(feature = "planted-tmf-overtakes") {
+            if conn.session == Some(slot.session) && !planted::on(Bug::TmfOvertakes) {
                 self.send_tmf(&mut conn, slot.itt, result);
             }
             self.put_conn(conn);

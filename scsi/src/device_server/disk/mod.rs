@@ -25,6 +25,7 @@ use crate::device_server::Exec;
 use crate::effects::Effects;
 use crate::lu::LuShard;
 use crate::outcome::sense_of;
+use crate::planted::{self, Bug};
 use crate::task::{Cold, Task, io_key};
 
 /// Which way the data of a command goes.
@@ -175,6 +176,9 @@ impl TaskCx<'_> {
 /// Flags of a write: what the CDB says, and FUA where the mode pages promise that nothing is cached.
 #[inline]
 pub fn write_flags(task: &Task, lu: &LuShard) -> IoFlags {
+    if planted::on(Bug::FuaForgotten) {
+        return IoFlags::NONE;
+    }
     let flags = IoFlags(task.io_flags);
     if lu.write_through { flags.with(IoFlags::FUA) } else { flags }
 }
