@@ -67,6 +67,7 @@ def main():
                 assert commands == 16 and 16 * 512 <= copied <= 16 * 4 * KIB, f"16 writes of 512 bytes: {copied} bytes copied"
                 row, = target.call("bdev_get_iostat")["bdevs"]
                 assert row["bytes_written"] == (64 + 8 + 256) * 128 * KIB + 16 * 512, row
+                assert 16 * 512 <= row["copied_bytes"] == copies(target)[0] and 0 < row["copied_bytes_per_command"] < 4 * KIB, row
         with demo("--size", "64M", "--file", f"{folder}/disk", "--direct", "--block-size", "4096", folder=folder) as target, \
                 Session(target.url) as disk:
             copied, commands = delta(target, lambda: [disk.write(i * 32, os.urandom(128 * KIB), block=4096) for i in range(64)])

@@ -29,6 +29,8 @@ pub struct EngineConfig {
     pub immediate_share: u32,
     /// Shares of the memory pool; each unit gets one as long as they last.
     pub shares: u16,
+    /// What one unit may hold of this core's pool, so that a stuck device leaves its neighbours the rest.
+    pub share_bytes_max: u64,
     /// Task management functions under way at once; more are rejected.
     pub tmfs_max: u32,
 }
@@ -46,6 +48,7 @@ impl EngineConfig {
             window_max: 128,
             immediate_share: 64,
             shares: 256,
+            share_bytes_max: u64::MAX,
             tmfs_max: 1024,
         }
     }

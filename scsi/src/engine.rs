@@ -65,6 +65,10 @@ pub struct Engine {
 /// Longest answer of a describing command: REPORT LUNS of all 16,384 LUNs that flat space addressing has.
 const SCRATCH_BYTES: usize = 8 + 8 * (1 << 14);
 
+/// How far down the line for memory to look for a unit that may have more: a bound on one pass. What stands further back
+/// is found as those in front are served.
+const FEED_LOOKS: u32 = 256;
+
 impl Engine {
     /// An engine with nothing to serve yet. `pool` is the core's memory.
     pub fn new(cfg: EngineConfig, pool: SgvPool) -> Engine {
@@ -179,13 +183,25 @@ impl Engine {
         }
     }
 
-    /// Gives memory to the first in line. `false`: nobody waits, or there is none.
+    /// Gives memory to the first in line whose unit may have more. `false`: nobody waits, or there is none.
     fn feed(&mut self) -> bool {
-        let slot = self.hungry.first();
-        if slot == NONE || planted::on(Bug::PoolForgotten) {
+        if planted::on(Bug::PoolForgotten) {
             return false;
         }
-        let (wanted, share) = (self.tasks.peek(slot).wanted, self.share_of_task(slot));
+        let mut slot = self.hungry.first();
+        let (mut wanted, mut share);
+        let mut looks = FEED_LOOKS;
+        loop {
+            if slot == NONE || looks == 0 {
+                return false;
+            }
+            (wanted, share) = (self.tasks.peek(slot).wanted, self.share_of_task(slot));
+            if !self.pool.share_is_full(wanted, share) {
+                break;
+            }
+            // Its unit holds all it may: those behind it must not wait for that.
+            (slot, looks) = (self.hungry.behind(&self.tasks, slot), looks - 1);
+        }
         let Some(buf) = self.pool.take(wanted, share) else { return false };
         self.hungry.remove(&mut self.tasks, slot);
         let task = self.tasks.hot(slot);

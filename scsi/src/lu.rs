@@ -213,7 +213,11 @@ impl Engine {
         let slot = self.lus.iter().position(Option::is_none).unwrap_or(self.lus.len());
         assert!(slot < usize::from(u16::MAX), "logical units have 16 bits on a core");
         let (lu, at_home) = (spec.lu, spec.home == self.cfg.core);
-        let shard = LuShard::new(spec, self.limits, at_home, self.share_of(slot));
+        let share = self.share_of(slot);
+        if share != ShareId::default() {
+            self.pool.open_share(share, self.cfg.share_bytes_max);
+        }
+        let shard = LuShard::new(spec, self.limits, at_home, share);
         if slot == self.lus.len() {
             self.lus.push(None);
         }

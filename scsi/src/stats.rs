@@ -1,5 +1,6 @@
 //! What the engine tells about itself.
 
+use spindle_mem::ShareId;
 use spindle_scsi_port::{NexusId, TaskTag};
 
 use crate::config::LuId;
@@ -67,6 +68,13 @@ impl Engine {
     /// Counters of a unit on this core.
     pub fn lu_stats(&self, lu: LuId) -> Option<LuStats> {
         self.lu_slots.get(&lu).map(|slot| self.lu(*slot).stats)
+    }
+
+    /// Payload that this core's processor copied for a unit. `None`: there are more units than shares of memory, and this
+    /// one is counted together with others.
+    pub fn lu_copied_bytes(&self, lu: LuId) -> Option<u64> {
+        let share = self.lu_slots.get(&lu).map(|slot| self.lu(*slot).share)?;
+        (share != ShareId::default()).then(|| self.pool.share_copied_bytes(share))
     }
 
     /// All tasks of this core, oldest first.

@@ -506,6 +506,11 @@ impl Line {
         self.first
     }
 
+    /// Who stands behind `slot`; [`NONE`] if nobody.
+    pub fn behind(&self, tasks: &TaskTable, slot: Slot) -> Slot {
+        tasks.peek(slot).line_next
+    }
+
     /// To the end.
     pub fn push(&mut self, tasks: &mut TaskTable, slot: Slot) {
         let last = self.last;

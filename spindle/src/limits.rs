@@ -87,6 +87,7 @@ impl Limits {
             transfer_bytes_max: 4 << 20,
             immediate_share: IMMEDIATE_SHARE,
             shares: UNITS_MAX,
+            share_bytes_max: self.pool_bytes / 4 * 3,
             ..EngineConfig::new(core, self.cores)
         }
     }

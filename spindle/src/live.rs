@@ -334,10 +334,14 @@ impl Backplane for Live {
 
     fn lu_stats(&self, lu: u32) -> Value {
         let sum = self.sum_stats(lu);
+        let copied = self.on_all(move |core| core.engine.lu_copied_bytes(LuId(lu))).unwrap_or_default();
+        let copied: Option<u64> = copied.into_iter().sum();
+        let commands = (sum.reads + sum.writes).max(1);
         json!({
             "num_read_ops": sum.reads, "num_write_ops": sum.writes, "num_other_ops": sum.others,
             "bytes_read": sum.read_bytes, "bytes_written": sum.write_bytes, "errors": sum.errors,
-            "blocked": sum.blocked,
+            "blocked": sum.blocked, "copied_bytes": copied,
+            "copied_bytes_per_command": copied.map(|bytes| bytes as f64 / commands as f64),
         })
     }
 
@@ -363,7 +367,8 @@ impl Backplane for Live {
         let open: u64 = units.into_iter().map(|lu| self.sum_stats(lu)).map(|s| s.reads + s.writes).sum();
         let commands = open + self.commands_of_closed.load(Ordering::Relaxed);
         let sum = |name: &str| pools.iter().filter_map(|p| p[name].as_u64()).sum::<u64>();
-        let copied = sum("copied_bytes") + sum("staged_copied_bytes");
+        // What was staged is counted with the vector it went to, too.
+        let copied = sum("copied_bytes");
         json!({
             "copies": { "bytes": copied, "commands": commands,
                         "bytes_per_command": copied as f64 / commands.max(1) as f64 },

@@ -107,6 +107,7 @@ struct Share {
     in_use: u64,
     limit: u64,
     refused: u64,
+    copied: u64,
 }
 
 /// One core's memory for I/O. See the module's page.
@@ -125,7 +126,7 @@ impl SgvPool {
     /// Takes all its memory from the arena and cuts it into vectors.
     pub fn new(core: CoreId, arena: Arc<Arena>, config: &PoolConfig) -> Result<SgvPool, ArenaFull> {
         let home = Home::new(core, arena);
-        let share = Share { in_use: 0, limit: u64::MAX, refused: 0 };
+        let share = Share { in_use: 0, limit: u64::MAX, refused: 0, copied: 0 };
         let shares = vec![share; usize::from(config.shares)].into_boxed_slice();
         let poison = config.poison;
         let mut pool = SgvPool {
@@ -251,9 +252,11 @@ impl SgvPool {
             return self.shelve_lent(sgv);
         }
         let h = sgv.header_mut();
-        self.copied_bytes += u64::from(h.copied.take());
+        let copied = u64::from(h.copied.take());
+        self.copied_bytes += copied;
         let (class, share) = (usize::from(h.class), usize::from(h.share.0));
         let account = &mut self.shares[share];
+        account.copied += copied;
         account.in_use -= u64::from(CLASS_BYTES[class]);
         if self.poison {
             sgv.poison();
@@ -267,10 +270,24 @@ impl SgvPool {
         self.classes[class].push(sgv);
     }
 
-    /// From now on the share may hold at most `bytes_max`. What it holds already it keeps.
-    pub fn set_share_limit(&mut self, share: ShareId, bytes_max: u64) {
+    /// Whether its limit, and not want of memory, keeps `bytes` more from the share.
+    pub fn share_is_full(&self, bytes: u32, share: ShareId) -> bool {
+        let account = self.shares.get(usize::from(share.0));
+        let class = class_for(bytes).map(|class| u64::from(CLASS_BYTES[class]));
+        account.zip(class).is_none_or(|(account, class)| account.in_use + class > account.limit)
+    }
+
+    /// Bytes of payload that the processor copied for this share since [`SgvPool::open_share`], as far as its vectors
+    /// are back.
+    pub fn share_copied_bytes(&self, share: ShareId) -> u64 {
+        self.shares.get(usize::from(share.0)).map_or(0, |account| account.copied)
+    }
+
+    /// The share has a new tenant, who may hold at most `bytes_max` and has copied nothing yet. What the last one still
+    /// holds counts until it is back.
+    pub fn open_share(&mut self, share: ShareId, bytes_max: u64) {
         if let Some(account) = self.shares.get_mut(usize::from(share.0)) {
-            account.limit = bytes_max;
+            (account.limit, account.refused, account.copied) = (bytes_max, 0, 0);
         }
     }
 
@@ -428,9 +445,10 @@ mod tests {
     #[test]
     fn a_share_at_its_limit_waits_while_others_are_served() {
         let mut pool = pool(0, &arena(), [4, 0, 0, 0, 0, 0]);
-        pool.set_share_limit(ShareId(1), 8192);
+        pool.open_share(ShareId(1), 8192);
         let held: Vec<Sgv> = (0..2).map(|_| pool.take(512, ShareId(1)).unwrap()).collect();
         assert!(pool.take(512, ShareId(1)).is_none());
+        assert!(pool.share_is_full(512, ShareId(1)) && !pool.share_is_full(512, ShareId(2)));
         let other = pool.take(512, ShareId(2)).unwrap();
         assert_eq!(pool.stats().shares[0].in_use_bytes, 8192);
         assert_eq!(pool.stats().shares[0].refused, 1);
@@ -523,6 +541,7 @@ mod tests {
         pool.put(b);
         assert_eq!(pool.copied_bytes(), 1512);
         let a = pool.take(1, NONE).unwrap();
+        assert_eq!((pool.share_copied_bytes(NONE), pool.share_copied_bytes(ShareId(1))), (1512, 0));
         assert_eq!(a.copied(), 0, "counted anew for each command");
         pool.put(a);
     }
@@ -575,7 +594,7 @@ mod tests {
         fn what_is_out_and_what_is_home_is_all_there_is(ops in prop::collection::vec((0..3u8, 0..300_000u32, 0..3u16), 1..200)) {
             let arena = arena();
             let mut pools = [pool(0, &arena, [3, 2, 2, 1, 0, 0]), pool(1, &arena, [1, 1, 1, 1, 0, 0])];
-            pools[0].set_share_limit(ShareId(2), 100_000);
+            pools[0].open_share(ShareId(2), 100_000);
             let mut out: Vec<Sgv> = Vec::new();
             for (op, n, share) in ops {
                 let at = n as usize % 2;

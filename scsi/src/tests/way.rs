@@ -219,3 +219,37 @@ fn an_aca_task_without_aca_is_an_invalid_message() {
     let asc = w.cmds[c].answer.as_ref().unwrap().asc();
     assert_eq!(asc, Some((SenseKey::IllegalRequest, Asc::INVALID_MESSAGE_ERROR)));
 }
+
+#[test]
+fn a_unit_that_holds_its_share_of_the_memory_does_not_keep_others_from_theirs() {
+    let mut w = World::new(1);
+    let other = LuId(77);
+    let spec = LuSpec { lu: other, ..spec(&info(), false) };
+    w.engine(0).open_lu(spec);
+    w.engine(0).set_lun_map(1, &[(0, LU, false), (1, other, false)]);
+    // The first unit may hold nothing more, as if others had lent it all it has.
+    w.engine(0).pool_mut().open_share(ShareId(1), 0);
+    let n = w.nexus(0, 1);
+    w.run();
+    w.clear_attentions(n);
+    for _ in 0..4 {
+        w.send_as(n, 1, TaskAttr::Simple, &[0; 16], 0, &[]);
+        w.run();
+    }
+    let mut cdb = [0; 16];
+    cdb[..10].copy_from_slice(&write(0, 1));
+    let first: Vec<usize> = (0..3).map(|_| w.send(n, &cdb, 0, &blocks(1, 1))).collect();
+    // Behind them in the line, but of a unit that holds nothing.
+    let second = w.send_as(n, 1, TaskAttr::Simple, &cdb, 0, &blocks(2, 1));
+    w.run();
+    assert_eq!(w.cmds[second].answer.as_ref().map(|a| a.status), Some(Status::Good));
+    assert!(first.iter().all(|&at| w.cmds[at].answer.is_none()));
+    w.engine(0).pool_mut().open_share(ShareId(1), 4096);
+    for now in 1..4 {
+        w.engine(0).on_tick(Tick(now));
+        w.drain(0);
+        w.run();
+    }
+    assert!(first.iter().all(|&at| w.cmds[at].answer.as_ref().unwrap().status == Status::Good));
+    w.assert_quiet();
+}

@@ -41,7 +41,7 @@ pub(super) fn register(m: &mut Methods<Control>) {
     m.add(
         MethodInfo {
             name: "bdev_get_iostat",
-            about: "Operations, bytes and errors of a device in use, or of all.",
+            about: "Operations, bytes and errors of a device in use, or of all; and payload copied for it, in all and per command.",
             params: const { &[may("name", "string", "one only"), may("timeout", "ms", "ignored")] },
         },
         |c: &Control, p: MaybeName| {
