@@ -64,10 +64,18 @@ impl Asker {
 pub(crate) enum Whose {
     One(TaskId),
     Nexus(u16),
-    /// Those of a nexus whose LUN stands for no unit.
-    WithoutUnit(u16),
-    /// The I_T_L nexuses that one LUN of one nexus stood for (see `Engine::itls_named`).
-    Itls(Vec<u16>),
+    /// Those of a nexus whose LUN (this one, or any) stood for no unit as they came.
+    WithoutUnit {
+        nexus: u16,
+        lun: Option<u16>,
+    },
+    /// Those that one LUN of one nexus stands for: its I_T_L nexuses (see `Engine::itls_named`), and those that came
+    /// while it stood for no unit.
+    Lun {
+        nexus: u16,
+        lun: u16,
+        itls: Vec<u16>,
+    },
     Unit(u16),
     UnitOf {
         lu: u16,
@@ -96,21 +104,28 @@ struct PendingTmf {
     response: TmfResponse,
 }
 
-impl Watch {
-    pub fn concerns(&self, id: TaskId, task: &Task) -> bool {
-        let whose = match &self.whose {
+impl Whose {
+    fn includes(&self, id: TaskId, task: &Task) -> bool {
+        match self {
             Whose::One(one) => *one == id,
             Whose::Nexus(nexus) => task.nexus == *nexus,
-            Whose::WithoutUnit(nexus) => task.nexus == *nexus && task.itl == NO_ITL,
-            Whose::Itls(itls) => itls.contains(&task.itl),
+            Whose::WithoutUnit { nexus, lun } => without_unit(task, *nexus, *lun),
+            Whose::Lun { nexus, lun, itls } => {
+                itls.contains(&task.itl) || without_unit(task, *nexus, Some(*lun))
+            }
             Whose::Unit(lu) => task.itl != NO_ITL && task.lu == *lu,
             Whose::UnitOf { lu, nexuses } => {
                 task.itl != NO_ITL && task.lu == *lu && nexuses.contains(&task.nexus)
             }
             Whose::Nobody => false,
-        };
+        }
+    }
+}
+
+impl Watch {
+    pub fn concerns(&self, id: TaskId, task: &Task) -> bool {
         let behind = self.asker.is_some_and(|asker| asker.nexus == task.nexus && task.seq > asker.since);
-        whose && task.seq <= self.until && self.except != Some(id) && !behind
+        self.whose.includes(id, task) && task.seq <= self.until && self.except != Some(id) && !behind
     }
 }
 
@@ -157,7 +172,7 @@ impl Engine {
             F::AbortTaskSet => {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
                 let cause = AbortCause::AbortTaskSet;
-                let whose = Whose::Itls(self.itls_named(nexus, itl));
+                let whose = self.tasks_under(nexus, itl);
                 self.abort_all(whose, None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                 self.tmf_part_done(id);
             }
@@ -165,25 +180,31 @@ impl Engine {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
                 let lu = self.itls[usize::from(itl)].lu;
                 if self.lu(lu).tst_shared {
+                    let (lun, cause) = (Some(self.itls[usize::from(itl)].lun), AbortCause::ClearTaskSet);
+                    let whose = Whose::WithoutUnit { nexus, lun };
+                    self.abort_all(whose, None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                     self.ask_for_tmf(lu, id, nexus, RequestKind::ClearTaskSet);
                 } else {
                     let cause = AbortCause::ClearTaskSet;
-                    let whose = Whose::Itls(self.itls_named(nexus, itl));
+                    let whose = self.tasks_under(nexus, itl);
                     self.abort_all(whose, None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                 }
                 self.tmf_part_done(id);
             }
             F::LogicalUnitReset => {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
-                let lu = self.itls[usize::from(itl)].lu;
-                self.ask_for_tmf(lu, id, nexus, RequestKind::Reset(AbortCause::LogicalUnitReset));
+                let Itl { lu, lun, .. } = self.itls[usize::from(itl)];
+                let (whose, cause) =
+                    (Whose::WithoutUnit { nexus, lun: Some(lun) }, AbortCause::LogicalUnitReset);
+                self.abort_all(whose, None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
+                self.ask_for_tmf(lu, id, nexus, RequestKind::Reset(cause));
                 self.tmf_part_done(id);
             }
             F::TargetWarmReset | F::TargetColdReset => {
                 let id = self.begin_tmf(tmf, TmfResponse::Complete);
                 // Commands to a LUN without unit are tasks of the target, too, and no home knows of them.
                 let (cause, asker) = (AbortCause::TargetReset, Some(Asker::now(nexus)));
-                self.abort_all(Whose::WithoutUnit(nexus), None, cause, asker, Then::Tmf(id));
+                self.abort_all(Whose::WithoutUnit { nexus, lun: None }, None, cause, asker, Then::Tmf(id));
                 for lu in self.units_of(nexus) {
                     self.ask_for_tmf(lu, id, nexus, RequestKind::Reset(AbortCause::TargetReset));
                 }
@@ -264,12 +285,17 @@ impl Engine {
         (0..self.itls.len()).filter(|at| named(&self.itls[*at])).map(|at| at as u16).collect()
     }
 
+    /// What a function that is addressed to a LUN is about, as far as its own nexus goes.
+    fn tasks_under(&self, nexus: u16, itl: u16) -> Whose {
+        Whose::Lun { nexus, lun: self.itls[usize::from(itl)].lun, itls: self.itls_named(nexus, itl) }
+    }
+
     fn find_tag(&self, nexus: u16, itl: u16, tag: spindle_scsi_port::TaskTag) -> Option<Slot> {
         let tasks = self.tasks_of(nexus);
-        let itls = self.itls_named(nexus, itl);
+        let under = self.tasks_under(nexus, itl);
         tasks.into_iter().find(|slot| {
             let task = self.tasks.peek(*slot);
-            task.tag == tag && itls.contains(&task.itl)
+            task.tag == tag && under.includes(self.tasks.id(*slot), task)
         })
     }
 
@@ -533,6 +559,11 @@ impl Engine {
             }
         }
     }
+}
+
+fn without_unit(task: &Task, nexus: u16, lun: Option<u16>) -> bool {
+    // Such a task keeps its LUN where others have their first block.
+    task.nexus == nexus && task.itl == NO_ITL && lun.is_none_or(|lun| task.lba == u64::from(lun))
 }
 
 fn found(it_is: bool) -> TmfResponse {

@@ -324,3 +324,31 @@ fn a_reset_that_has_ended_tasks_of_others_is_finished_without_its_session() {
     assert_eq!(w.ask(n[0], &TUR, 0, &[]).asc(), told, "who lost a command learns why");
     w.assert_quiet();
 }
+
+#[test]
+fn functions_reach_commands_that_came_while_their_lun_stood_for_no_unit() {
+    use TmfFunction::{AbortTask, AbortTaskSet, ClearTaskSet, LogicalUnitReset};
+    for shared in [false, true] {
+        for function in [AbortTaskSet, ClearTaskSet, LogicalUnitReset, AbortTask(TaskTag(0))] {
+            let mut w = World::with(1, [1, 0, 0, 0, 0, 0], info(), shared);
+            w.engine(0).set_lun_map(1, &[]);
+            let (n, other) = (w.nexus(0, 1), w.nexus(0, 2));
+            let inquiry = [0x12, 0, 0, 0, 64, 0];
+            // The only vector there is goes out with an answer, and stays there.
+            let holds = w.send(other, &inquiry, 64, &[]);
+            let waits = w.send(n, &inquiry, 64, &[]);
+            assert!(w.cmds[holds].answer.is_some() && w.cmds[waits].answer.is_none());
+            w.engine(0).set_lun_map(1, &[(0, LU, false)]);
+            let function = match function {
+                AbortTask(_) => AbortTask(TaskTag(waits as u64)),
+                other => other,
+            };
+            let tmf = w.tmf(n, function);
+            w.run_but(|e| matches!(e, Event::Returned(_)));
+            assert!(w.cmds[waits].revoked, "{function:?}, shared {shared}");
+            assert_eq!(w.tmf_answer(tmf), Some(TmfResponse::Complete));
+            w.run();
+            w.assert_quiet();
+        }
+    }
+}
