@@ -7,7 +7,7 @@ import subprocess
 import sys
 import unittest
 
-from laboratory import build
+from laboratory import build, planted
 from laboratory.paths import VM, cache
 from laboratory.runner import Runner, isolated, stop_quietly
 from laboratory.scenario import all_scenarios
@@ -60,6 +60,15 @@ def run(options):
         print(f"lab: {passed + len(bad)} scenarios were run, {options.expect} are expected")
         return 1
     return 1 if bad else 0
+
+
+def plant(options):
+    stop_quietly()
+    unknown = set(options.names) - set(planted.CAUGHT)
+    if unknown:
+        sys.exit(f"lab: no scenario catches {', '.join(sorted(unknown))}; those that are caught: {', '.join(planted.CAUGHT)}")
+    build.ensure(["uml"])
+    return planted.run(options.names or (list(planted.CAUGHT) if options.all else list(planted.QUICK)), options.seed)
 
 
 def build_parts(options):
@@ -129,6 +138,10 @@ def main():
     c.add_argument("--jobs", type=int, default=os.cpu_count(), help="scenarios at once (default: one for each CPU)")
     c.add_argument("--expect", type=int, metavar="N", help="fail unless so many scenarios are run")
     c.add_argument("--verbose", action="store_true", help="print output as it comes, one at a time")
+    c = command("planted", plant, "make mistakes on purpose, which scenarios must catch")
+    c.add_argument("names", nargs="*", metavar="MISTAKE")
+    c.add_argument("--all", action="store_true", help="all that can be caught, not a few quick ones")
+    c.add_argument("--seed", default="1")
     c = command("build", build_parts, "make root image and kernel now")
     c.add_argument("--again", action="store_true", help="from today's packages, though nothing changed")
     c = command("shell", shell, "a shell in a guest, with a target beside it")

@@ -56,9 +56,10 @@ def sweep(runs):
 class Runner:
     """What was asked for on the command line."""
 
-    def __init__(self, target, kind=None, seed="1", keep=False, verbose=False, nightly=False):
+    def __init__(self, target, kind=None, seed="1", keep=False, verbose=False, nightly=False, environment=()):
         self.target, self.kind, self.seed = target, kind, seed
         self.keep, self.verbose, self.nightly = keep, verbose, nightly
+        self.environment = dict(environment)  # more of it, for the target
         self._running, self._interrupted = set(), False
 
     def skip(self, scenario):
@@ -95,6 +96,7 @@ class Runner:
             process = subprocess.Popen(
                 isolated(command),
                 cwd=VM,
+                env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=None if self.verbose else output,
                 stderr=None if self.verbose else subprocess.STDOUT,

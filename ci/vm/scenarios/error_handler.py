@@ -57,6 +57,7 @@ def abort_task(lab):
     stall = Stall(lab, command_timeout=2)
     stall.begin()
     stall.comes_to("abort")
+    assert aborted(stall.disk) == 0, "an abort was answered while its write was on its way to the disk"
     stall.end()
     assert "session drop" not in stages(stall.disk)
 

@@ -23,7 +23,7 @@ class Crossing:
         lab.target.create_node(lab.iqn(), {1: "disk"})
         self.disk = lab.initiator().login(lab.iqn(), lab.portal()).disk(1)
         self.disk.clear_unit_attentions()
-        self.write(OLD).good()
+        self.write(OLD, 2 * RUN).good()
         self._pool = ThreadPoolExecutor(4)
         self.behind.stall(writes=1)
         self.first = self._pool.submit(self.write, NEW)
@@ -31,11 +31,11 @@ class Crossing:
         self.swap = self._pool.submit(self.disk.scsi, scsi.compare_and_write(LBA, 1), NEW + SWAPPED)
         self.stands(self.swap, "COMPARE AND WRITE")
 
-    def write(self, block, **options):
-        return self.disk.scsi(scsi.write_16(LBA, RUN), data_out=block * RUN, **options)
+    def write(self, block, blocks=RUN, **options):
+        return self.disk.scsi(scsi.write_16(LBA, blocks), data_out=block * blocks, **options)
 
-    def submit(self, block, **options):
-        return self._pool.submit(self.write, block, **options)
+    def submit(self, block, blocks=RUN, **options):
+        return self._pool.submit(self.write, block, blocks, **options)
 
     def stands(self, command, name):
         self.lab.host.run("sleep 1")  # (long enough for an early answer to have come)
@@ -47,7 +47,7 @@ class Crossing:
         self.swap.result().good()
 
     def blocks(self):
-        return self.disk.scsi(scsi.read_16(LBA, RUN), data_in=512 * RUN).good()
+        return self.disk.scsi(scsi.read_16(LBA, 2 * RUN), data_in=512 * 2 * RUN).good()
 
 
 @scenario(topology=BESIDE, needs=NEEDS, kinds=("uml",))
@@ -55,7 +55,7 @@ def compare_waits_for_writes(lab):
     """COMPARE AND WRITE compares with what the write before it brought, not with what was there when it came."""
     crossing = Crossing(lab)
     crossing.goes_on()
-    assert crossing.blocks() == SWAPPED + NEW * (RUN - 1)
+    assert crossing.blocks() == SWAPPED + NEW * (RUN - 1) + OLD * RUN
 
 
 @scenario(topology=BESIDE, needs=NEEDS, kinds=("uml",))
@@ -64,19 +64,20 @@ def writes_wait_for_compare(lab):
     crossing = Crossing(lab)
     later = crossing.submit(LATER)
     crossing.stands(later, "the later write")
-    crossing.disk.scsi(scsi.write_16(LBA + RUN, 1), data_out=OLD).good()
+    crossing.disk.scsi(scsi.write_16(LBA + RUN, 1), data_out=SWAPPED).good()
     crossing.goes_on()
     later.result().good()
-    assert crossing.blocks() == LATER * RUN
+    assert crossing.blocks() == LATER * RUN + SWAPPED + OLD * (RUN - 1)
 
 
 @scenario(topology=BESIDE, needs=NEEDS, kinds=("uml",))
 def aborted_while_it_waits(lab):
     """A write that was aborted while it waited is never performed: not then, and not when the way is free."""
     crossing = Crossing(lab)
-    aborted = crossing.submit(LATER, timeout_ms=2000)
+    # (longer than the write that stalls, which would hide it)
+    aborted = crossing.submit(LATER, 2 * RUN, timeout_ms=2000)
     reply = lab.wait(lambda: aborted.done() and aborted.result(), "the kernel aborts the write that waits", 20)
     assert reply.host != 0, f"the write that waits should have timed out: {reply}"
     crossing.goes_on()
     lab.no_task_is_left()
-    assert crossing.blocks() == SWAPPED + NEW * (RUN - 1)
+    assert crossing.blocks() == SWAPPED + NEW * (RUN - 1) + OLD * RUN

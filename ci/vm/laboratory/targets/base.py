@@ -37,6 +37,7 @@ class Target:
         self._process, self._history, self._replaying = None, [], False
         self._portals = []
         self.arguments = []  # more of its command line, where it has one
+        self.environment = {}
 
     def __str__(self):
         return self.name
@@ -107,7 +108,7 @@ class Target:
 
     def _launch(self):
         step(f"start {self.name} on {self.machine}")
-        self._process = self.machine.start(*self.command(), log=self.log)
+        self._process = self.machine.start(*self.command(), env=self.environment, log=self.log)
 
         def up():
             if not self._process.running:

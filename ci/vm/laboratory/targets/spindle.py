@@ -22,6 +22,8 @@ class Spindle(Target):
         super().__init__(*arguments)
         self._ids, self._groups = itertools.count(1), itertools.count(1)
         self._kinds = {}
+        # (of a build that makes mistakes on purpose: which)
+        self.environment = {name: os.environ[name] for name in ("SPINDLE_PLANTED",) if name in os.environ}
 
     @staticmethod
     def binary():
