@@ -67,6 +67,8 @@ pub struct Itl {
     pub nexus: u16,
     /// The unit on this core.
     pub lu: u16,
+    /// Its place in the unit's list.
+    pub place: u16,
     /// The LUN.
     pub lun: u16,
     /// Writes are refused by the map.
@@ -88,6 +90,7 @@ impl Itl {
             gone: false,
             nexus,
             lu,
+            place: 0,
             lun,
             read_only,
             access: AccessMask::ALL,
@@ -261,7 +264,10 @@ impl Engine {
             luns.resize(usize::from(lun) + 1, NO_ITL);
         }
         luns[usize::from(lun)] = slot;
-        self.lu_mut(lu).itls.push(slot);
+        let shard = self.lu_mut(lu);
+        let place = shard.itls.len() as u16;
+        shard.itls.push(slot);
+        self.itls[usize::from(slot)].place = place;
         self.lu_join(lu);
         slot
     }
@@ -287,7 +293,7 @@ impl Engine {
         let itl = &mut self.itls[usize::from(slot)];
         debug_assert!(itl.gone && itl.tasks == 0 && itl.set.is_empty());
         itl.up = false;
-        let (nexus, lu) = (itl.nexus, itl.lu);
+        let (nexus, lu, place) = (itl.nexus, itl.lu, itl.place);
         let name = &self.nexuses[usize::from(nexus)].name;
         if self.lu(lu).policy.reserve.legacy_holder() == Some(name) {
             // Its LUN is mapped no longer: it could never RELEASE.
@@ -297,7 +303,12 @@ impl Engine {
             self.post(home, ScsiMsg::Request { lu, ticket: Ticket::Nobody, what });
         }
         self.itls_free.push(slot);
-        self.lu_mut(lu).itls.retain(|other| *other != slot);
+        let shard = self.lu_mut(lu);
+        let removed = shard.itls.swap_remove(usize::from(place));
+        debug_assert_eq!(removed, slot, "an I_T_L nexus knows its place");
+        if let Some(&moved) = shard.itls.get(usize::from(place)) {
+            self.itls[usize::from(moved)].place = place;
+        }
         self.lu_leave(lu);
     }
 
@@ -320,11 +331,12 @@ impl Engine {
             return;
         }
         // SPC-2 §5.5.1: a RESERVE ends with its nexus. The homes answer before the name may come back.
-        for itl in 0..self.itls.len() {
-            let itl = &self.itls[itl];
-            let here = itl.up && itl.nexus == slot;
-            let name = &self.nexuses[usize::from(slot)].name;
-            if here && self.lu(itl.lu).policy.reserve.legacy_holder() == Some(name) {
+        // Without tasks it has no I_T_L nexuses but those of its map.
+        for at in 0..self.nexuses[usize::from(slot)].luns.len() {
+            let nexus = &self.nexuses[usize::from(slot)];
+            let Some(itl) = self.itls.get(usize::from(nexus.luns[at])) else { continue };
+            let name = &nexus.name;
+            if self.lu(itl.lu).policy.reserve.legacy_holder() == Some(name) {
                 let what =
                     Box::new(Request { who: name.clone(), since: u64::MAX, kind: RequestKind::NexusLost });
                 let shard = self.lu(itl.lu);
@@ -349,11 +361,12 @@ impl Engine {
 
     fn nexus_gone(&mut self, slot: u16) {
         let id = self.nexus_id(slot);
-        for itl in 0..self.itls.len() {
-            if self.itls[itl].up && self.itls[itl].nexus == slot {
-                self.itl_ends(itl as u16);
+        for itl in std::mem::take(&mut self.nexuses[usize::from(slot)].luns) {
+            if itl != NO_ITL {
+                self.itl_ends(itl);
             }
         }
+        debug_assert!(!self.itls.iter().any(|itl| itl.up && itl.nexus == slot));
         let nexus = &mut self.nexuses[usize::from(slot)];
         debug_assert!(nexus.tasks == 0);
         nexus.up = false;

@@ -96,3 +96,39 @@ fn changed_mode_pages_are_told_to_the_others_and_end_with_a_reset() {
     assert_eq!(w.ask(n[0], &write(0, 1), 0, &blocks(1, 1)).status, Status::Good);
     w.assert_quiet();
 }
+
+#[test]
+fn nexuses_and_luns_may_go_in_any_order() {
+    let mut w = World::new(1);
+    let mut spec = spec(&info(), false);
+    for n in 100..140 {
+        spec.lu = LuId(n);
+        w.engine(0).open_lu(spec.clone());
+    }
+    let luns = |but: u32| (100..140).filter(|n| *n != but).map(|n| (n, LuId(n), false)).collect::<Vec<_>>();
+    w.engine(0).set_lun_map(1, &luns(0));
+    let mut nexuses: Vec<NexusId> = (0..8).map(|n| w.nexus_with(0, n, 8)).collect();
+    fastrand::seed(7);
+    let mut gone = 100;
+    while let Some(nexus) =
+        (!nexuses.is_empty()).then(|| nexuses.swap_remove(fastrand::usize(..nexuses.len())))
+    {
+        w.lose(nexus);
+        // Another order of every unit's list, and a LUN less.
+        w.engine(0).set_lun_map(1, &luns(gone));
+        gone += 1;
+        w.run();
+        for (slot, itl) in w.cores[0].itls.iter().enumerate().filter(|(_, itl)| itl.up) {
+            let list = &w.cores[0].lu(itl.lu).itls;
+            assert_eq!(list[usize::from(itl.place)], slot as u16);
+        }
+    }
+    assert_eq!(w.gone.len(), 8);
+    assert!(w.engine(0).itls.iter().all(|itl| !itl.up));
+    for n in 100..140 {
+        w.engine(0).close_lu(LuId(n));
+    }
+    w.drain(0);
+    assert_eq!(w.closed.len(), 40);
+    w.assert_quiet();
+}
