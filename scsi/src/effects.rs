@@ -43,6 +43,11 @@ pub enum ControlEvent {
         /// Which unit.
         lu: LuId,
     },
+    /// Nothing of this core reaches beyond the new end of a unit any more (`Engine::lu_shrink`).
+    LuShrunk {
+        /// Which unit.
+        lu: LuId,
+    },
     /// Store this, durably, then call [`crate::Engine::stored`] with the ticket. A command waits for it.
     Store {
         /// Whose.

@@ -8,15 +8,16 @@ use spindle_reactor::CoreId;
 use spindle_scsi_spec::Asc;
 
 use crate::config::{LuId, LuIdentity, LuSpec};
-use crate::device_server::OpRow;
 use crate::device_server::mode::ModePages;
+use crate::device_server::{Exec, OpRow};
 use crate::effects::ControlEvent;
 use crate::engine::Engine;
 use crate::gate::Gate;
 use crate::home::LuHome;
 use crate::message::{Policy, ScsiMsg};
 use crate::reserve::{AccessMask, ReserveTable, persist};
-use crate::task::{GONE_AFTER_ALL, Line, NO_ITL, PROTECTED_AFTER_ALL, Task, TaskState};
+use crate::task::{BEYOND_THE_END, GONE_AFTER_ALL, Line, NO_ITL, PROTECTED_AFTER_ALL, Task, TaskState};
+use crate::task_manager::Then;
 use crate::task_set::TaskSet;
 
 /// One core's share of a logical unit.
@@ -270,6 +271,27 @@ impl Engine {
         self.settle();
     }
 
+    /// A unit is about to have fewer blocks. From now on no command begins beyond the new end, and commands that were
+    /// let in before are refused as their turn comes; `ControlEvent::LuShrunk` follows when what the device has of this
+    /// core's beyond the end is back. Then the device may shrink: no late write passes its end. Called on every core.
+    pub fn lu_shrink(&mut self, lu: LuId, blocks: u64) {
+        let Some(&slot) = self.lu_slots.get(&lu) else {
+            return self.fx.control.push(ControlEvent::LuShrunk { lu });
+        };
+        let info = BdevInfo { blocks: blocks.min(self.lu(slot).info.blocks), ..self.lu(slot).info.clone() };
+        self.lu_changed(lu, info, None);
+        let beyond = |task: &Task| task.lba.saturating_add(u64::from(task.blocks)) > blocks;
+        self.refuse_later(slot, &BEYOND_THE_END, |task| task.blocks > 0 && beyond(task));
+        let under_way = self.tasks.iter().filter(|(_, task)| {
+            // Where UNMAP is at work is in its list.
+            let there = task.state() == TaskState::Executing && task.itl != NO_ITL && task.lu == slot;
+            there && (beyond(task) || matches!(task.row.exec, Exec::Unmap))
+        });
+        let under_way = under_way.map(|(at, _)| at).collect();
+        self.watch(under_way, Then::Shrunk(lu));
+        self.settle();
+    }
+
     /// This core has an I_T_L nexus to the unit: it must know the policy before a task may start.
     pub(crate) fn lu_join(&mut self, slot: u16) {
         let shard = self.lu_mut(slot);
@@ -365,8 +387,10 @@ impl Engine {
     /// they wait for now.
     fn refuse_later(&mut self, slot: u16, row: &'static OpRow, which: impl Fn(&Task) -> bool) {
         let waits = |task: &Task| {
-            use TaskState::{Blocked, Dormant, Receiving, WantsBuffer};
-            matches!(task.state(), Dormant | WantsBuffer | Receiving | Blocked)
+            use TaskState::{AtHome, Blocked, Dormant, Receiving, WantsBuffer};
+            // Those at home wait for a lock, if they are about blocks at all.
+            (matches!(task.state(), Dormant | WantsBuffer | Receiving | Blocked)
+                || task.state() == AtHome && !task.row.exec.asks_home())
                 && task.itl != NO_ITL
                 && task.lu == slot
         };

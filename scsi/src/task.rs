@@ -258,6 +258,13 @@ pub static PROTECTED_AFTER_ALL: OpRow = OpRow {
     ..NOTHING
 };
 
+/// The row of commands that were let in before their unit shrank.
+pub static BEYOND_THE_END: OpRow = OpRow {
+    name: "command beyond the new end",
+    exec: Exec::Refused(SenseKey::IllegalRequest, Asc::LBA_OUT_OF_RANGE),
+    ..NOTHING
+};
+
 /// The row of commands that were let in before this core could know that their unit has gone.
 pub static GONE_AFTER_ALL: OpRow = OpRow {
     name: "command to a unit that has gone",

@@ -9,6 +9,8 @@
 use spindle_scsi_port::{NexusId, PortEffect, TaskId, Tmf, TmfFunction, TmfId, TmfResponse};
 use spindle_scsi_spec::{Asc, Status};
 
+use crate::config::LuId;
+use crate::effects::ControlEvent;
 use crate::engine::Engine;
 use crate::message::{Request, RequestKind, ScsiMsg, Ticket};
 use crate::nexus::Itl;
@@ -81,6 +83,8 @@ pub(crate) enum Whose {
         lu: u16,
         nexuses: Vec<u16>,
     },
+    /// These, found at the beginning.
+    These(Vec<TaskId>),
     /// Only drained tasks count.
     Nobody,
 }
@@ -92,6 +96,8 @@ pub(crate) enum Then {
         lu: u16,
         epoch: u32,
     },
+    /// A unit may shrink.
+    Shrunk(LuId),
     /// Nobody waits.
     Nothing,
 }
@@ -117,6 +123,7 @@ impl Whose {
             Whose::UnitOf { lu, nexuses } => {
                 task.itl != NO_ITL && task.lu == *lu && nexuses.contains(&task.nexus)
             }
+            Whose::These(tasks) => tasks.contains(&id),
             Whose::Nobody => false,
         }
     }
@@ -555,9 +562,22 @@ impl Engine {
             match watch.then {
                 Then::Tmf(tmf) => self.tmf_part_done(tmf),
                 Then::GateClosed { lu, epoch } => self.gate_is_closed(lu, epoch),
+                Then::Shrunk(lu) => self.fx.control.push(ControlEvent::LuShrunk { lu }),
                 Then::Nothing => {}
             }
         }
+    }
+
+    /// Waits for tasks to end by themselves.
+    pub(crate) fn watch(&mut self, tasks: Vec<Slot>, then: Then) {
+        for slot in &tasks {
+            self.tasks.hot(*slot).flags |= flag::WATCHED;
+        }
+        let left = tasks.len() as u32;
+        let whose = Whose::These(tasks.into_iter().map(|slot| self.tasks.id(slot)).collect());
+        let until = self.tasks.seq();
+        self.watches.watches.push(Watch { until, whose, except: None, asker: None, left, then });
+        self.fire_watches();
     }
 }
 

@@ -277,6 +277,22 @@ impl Backplane for Live {
         Ok(())
     }
 
+    fn lu_shrinks(&self, lu: u32, blocks: u64) -> Result<(), RpcError> {
+        let (tell, shrunk) = channel_pair();
+        for core in &self.cores {
+            let tell = tell.clone();
+            // The answer comes through `tell` when the last operation beyond the end is back.
+            let _ = self.send(core, move |core| core.shrink_lu(LuId(lu), blocks, tell));
+        }
+        drop(tell);
+        for _ in &self.cores {
+            if shrunk.recv_timeout(CLOSE_MAX).is_err() {
+                return Err(RpcError::busy("the device has not given back operations beyond the new end"));
+            }
+        }
+        Ok(())
+    }
+
     fn lu_changed(&self, lu: u32, info: &BdevInfo) -> Result<(), RpcError> {
         let info = info.clone();
         self.on_all(move |core| core.engine.lu_changed(LuId(lu), info.clone(), None)).map(drop)

@@ -43,6 +43,8 @@ pub struct Core<N: Net> {
     pub now: Tick,
     /// Who waits for a unit to be closed on this core.
     pub closing: HashMap<LuId, Closing>,
+    /// Who waits for units to shrink.
+    pub shrinking: HashMap<LuId, Sender<CoreId>>,
     /// Where things to be stored durably go: the control plane's thread for files.
     pub store: Option<Sender<StoreOrder>>,
     /// Connections placed so far, for placing the next.
@@ -103,6 +105,7 @@ impl<N: Net> Core<N> {
             shared: CoreShared::default(),
             now: Tick::ZERO,
             closing: HashMap::new(),
+            shrinking: HashMap::new(),
             store: None,
             placed: 0,
             placement: Placement::default(),
@@ -231,6 +234,12 @@ impl<N: Net> Core<N> {
                     closing.drained = true;
                 }
             }
+            ControlEvent::LuShrunk { lu } => {
+                if let Some(tell) = self.shrinking.remove(&lu) {
+                    // Nobody may be waiting any more: the RPC gave up.
+                    let _ = tell.send(self.id);
+                }
+            }
             ControlEvent::Store { lu, ticket, what, bytes } => {
                 let order = StoreOrder { core: self.id, lu, ticket, what, bytes };
                 let sent = self.store.as_ref().is_some_and(|s| s.send(order).is_ok());
@@ -290,6 +299,12 @@ impl<N: Net> Core<N> {
             // Nobody may be waiting any more: the RPC gave up.
             let _ = closing.tell.send(self.id);
         }
+    }
+
+    /// A unit is to shrink; `tell` hears when nothing of this core reaches beyond its new end.
+    pub fn shrink_lu(&mut self, lu: LuId, blocks: u64, tell: Sender<CoreId>) {
+        self.shrinking.insert(lu, tell);
+        self.engine.lu_shrink(lu, blocks);
     }
 
     /// Names what would wake this core.

@@ -227,3 +227,48 @@ fn all_is_over_for(w: &mut World, nexuses: &[NexusId]) {
         assert_eq!(w.ask(*n, &TUR, 0, &[]).asc(), told);
     }
 }
+
+#[test]
+fn a_unit_has_shrunk_when_nothing_beyond_its_new_end_is_under_way() {
+    let mut w = World::new(2);
+    let n = [w.nexus(0, 1), w.nexus(1, 2)];
+    w.run();
+    n.iter().for_each(|n| w.clear_attentions(*n));
+    let inside = w.send(n[0], &write(98, 2), 0, &blocks(1, 2));
+    let across = w.send(n[0], &write(99, 2), 0, &blocks(2, 2));
+    let mut both = blocks(0, 1);
+    both.extend(blocks(1, 1));
+    w.run_but(|e| matches!(e, Event::Io(..)));
+    let swaps = w.send(n[0], &compare_and_write(200), 0, &both);
+    let fills = |e: &Event| matches!(e, Event::Fill(_) | Event::Io(..));
+    let late = w.send(n[0], &write(300, 1), 0, &blocks(3, 1));
+    w.run_but(|e| matches!(e, Event::Mail(..)) || fills(e));
+    w.happen(Event::Fill(swaps));
+    for core in 0..2 {
+        w.engine(core).lu_shrink(LU, 100);
+        w.drain(core);
+    }
+    assert_eq!(w.shrunk, [1], "core 0 has a write across the new end at its device");
+    w.run_but(fills);
+    // The first operation ends, which does not matter; then the one that does.
+    w.happen(Event::Io(0, 0));
+    w.run_but(fills);
+    assert_eq!(w.shrunk, [1]);
+    w.happen(Event::Io(0, 0));
+    w.run_but(fills);
+    assert_eq!(w.shrunk, [1, 0]);
+    w.run();
+    for at in [inside, across] {
+        assert_eq!(w.cmds[at].answer.as_ref().unwrap().status, Status::Good);
+    }
+    let refused = Some((SenseKey::IllegalRequest, Asc::LBA_OUT_OF_RANGE));
+    for at in [swaps, late] {
+        assert_eq!(w.cmds[at].answer.as_ref().unwrap().asc(), refused);
+    }
+    assert!(w.log.iter().all(|(_, lba, ..)| *lba < 100), "{:?}", w.log);
+    let told = Some((SenseKey::UnitAttention, Asc::CAPACITY_DATA_HAS_CHANGED));
+    assert_eq!(w.ask(n[1], &TUR, 0, &[]).asc(), told);
+    assert_eq!(w.ask(n[1], &write(99, 2), 0, &blocks(2, 2)).asc(), refused);
+    assert_eq!(w.ask(n[1], &write(99, 1), 0, &blocks(2, 1)).status, Status::Good);
+    w.assert_quiet();
+}

@@ -107,6 +107,7 @@ pub struct World {
     pub gone: Vec<NexusId>,
     pub names: HashMap<NexusId, u8>,
     pub closed: Vec<(u8, LuId)>,
+    pub shrunk: Vec<u8>,
     pub stored: usize,
     pub refuses_to_store: bool,
     /// LUNs come and go, and with each a task set.
@@ -165,6 +166,7 @@ impl World {
             gone: Vec::new(),
             names: HashMap::new(),
             closed: Vec::new(),
+            shrunk: Vec::new(),
             stored: 0,
             refuses_to_store: false,
             maps_change: false,
@@ -306,6 +308,7 @@ impl World {
         for event in fx.control {
             match event {
                 ControlEvent::LuClosed { lu } => self.closed.push((core, lu)),
+                ControlEvent::LuShrunk { .. } => self.shrunk.push(core),
                 ControlEvent::Store { lu, ticket, .. } => {
                     self.stored += 1;
                     let ok = !self.refuses_to_store;

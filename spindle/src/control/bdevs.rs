@@ -232,12 +232,17 @@ fn resize_to(
         (entry.bdev.clone(), entry.lu)
     };
     let old = bdev.info().blocks;
-    let new = bdev.resize(blocks).map_err(|e| RpcError::field(field, e))?;
+    let shrinks = lu.zip(blocks.filter(|blocks| *blocks < old));
+    // The unit first, then the device: a write that is still under way must not pass its new end.
+    let shrunk = shrinks.map_or(Ok(()), |(lu, blocks)| c.backplane().lu_shrinks(lu, blocks));
+    let resized = shrunk.and_then(|()| bdev.resize(blocks).map_err(|e| RpcError::field(field, e)));
     if let Some(lu) = lu
-        && new != old
+        && (shrinks.is_some() || resized.as_ref().is_ok_and(|new| *new != old))
     {
+        // Also if it failed: the unit is as large as its device, then.
         c.backplane().lu_changed(lu, &bdev.info())?;
     }
+    let new = resized?;
     if let Some(entry) = c.model().bdevs.get_mut(name) {
         match &mut entry.spec {
             Made::Device(BdevSpec::Malloc(s)) => s.num_blocks = new,

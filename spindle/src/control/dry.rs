@@ -56,6 +56,10 @@ impl Backplane for Dry {
         Ok(())
     }
 
+    fn lu_shrinks(&self, _: u32, _: u64) -> Result<(), RpcError> {
+        Ok(())
+    }
+
     fn lu_changed(&self, _: u32, _: &BdevInfo) -> Result<(), RpcError> {
         Ok(())
     }

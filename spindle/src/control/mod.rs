@@ -48,6 +48,8 @@ pub trait Backplane: Send + Sync {
     fn open_lu(&self, lu: u32, bdev: &Arc<dyn Bdev>) -> Result<(), RpcError>;
     /// Closes it: its gate closes, its tasks end, its channels go.
     fn close_lu(&self, lu: u32) -> Result<(), RpcError>;
+    /// It is about to have fewer blocks; returns when no operation reaches beyond them any more.
+    fn lu_shrinks(&self, lu: u32, blocks: u64) -> Result<(), RpcError>;
     /// Its size or identity has changed.
     fn lu_changed(&self, lu: u32, info: &BdevInfo) -> Result<(), RpcError>;
     /// The LUNs of a map are now these.
