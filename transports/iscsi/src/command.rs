@@ -232,7 +232,7 @@ impl<N: Net> IscsiTransport<N> {
             }
         }
         self.count_command(session_key, key, !c.immediate);
-        self.grow_window(session_key, mid);
+        self.grow_window(conn, session_key, mid);
         self.plan_data(key, 0, c.data_len)
     }
 
@@ -268,10 +268,16 @@ impl<N: Net> IscsiTransport<N> {
         Plan::DROP
     }
 
-    /// Asks for a larger window when the one there is is nearly used up.
-    fn grow_window<M: Mid>(&mut self, key: Key<crate::session::Session>, mid: &mut M) {
+    /// Asks for a larger window when the initiator nearly fills the one there is. What it has out is judged as it saw
+    /// things when it sent the command: what was answered since, and is not acknowledged by the command's ExpStatSN,
+    /// was still out for it. So a target that answers each command at once is asked for more just as a slow one.
+    fn grow_window<M: Mid>(&mut self, conn: &Conn, key: Key<crate::session::Session>, mid: &mut M) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.granted >= session.window_max || session.in_flight * 4 < session.granted * 3 {
+        if session.granted >= session.window_max {
+            return;
+        }
+        let unseen = u32::try_from(conn.stat_sn.diff(conn.exp_stat_sn)).unwrap_or(0);
+        if u64::from(session.in_flight) * 4 + u64::from(unseen) * 4 < u64::from(session.granted) * 3 {
             return;
         }
         if session.grow_after > 0 {
