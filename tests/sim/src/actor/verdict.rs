@@ -96,9 +96,12 @@ impl Actor {
 
     /// What sense and status mean for blocks and reservations.
     pub(super) fn conclude(&mut self, pending: &Pending, end: End, answer: Answer) {
+        let (port, unit) = (self.port, pending.unit);
+        // Another PREEMPT of this port on the unit may still end commands of others.
+        let preempts = |p: &Pending| matches!(p.kind, Kind::Change(Change::Preempt { .. }));
+        let preempting = self.pending.values().any(|p| p.unit == unit && preempts(p));
         let mut judge = self.judge.lock();
         let moment = judge.tick();
-        let (port, unit) = (self.port, pending.unit);
         let access = match pending.kind {
             Kind::Read { .. } => Some(Access::Read),
             Kind::Write { .. } | Kind::Swap { .. } => Some(Access::Write),
@@ -121,7 +124,7 @@ impl Actor {
                 u.blocks.flushed(moment, pending.invoked, lba, blocks);
             }
             Kind::Change(change) => {
-                for sweep in u.sweeps.iter_mut().filter(|s| s.preempts && s.by == port) {
+                for sweep in u.sweeps.iter_mut().filter(|s| s.preempts && s.by == port && !preempting) {
                     sweep.answered.get_or_insert(moment);
                 }
                 all.push(u.reserve.end(port, change, answer));
