@@ -349,6 +349,10 @@ impl Mid for Engine {
         self.nexus_grant(nexus, wanted)
     }
 
+    fn spare(&mut self, like: &Sgv) -> Option<Sgv> {
+        self.pool.spare(like)
+    }
+
     #[inline]
     fn command(&mut self, command: &Command<'_>) -> Admit {
         let admit = self.admit(command);

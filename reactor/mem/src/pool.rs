@@ -227,6 +227,19 @@ impl SgvPool {
         Some(sgv)
     }
 
+    /// Another vector with the length, room and share of this one, to be kept ready for what is only expected. `None`
+    /// unless half of its class is free, and half of what its share may hold.
+    pub fn spare(&mut self, like: &Sgv) -> Option<Sgv> {
+        let h = like.header();
+        let (class, account) =
+            (self.classes.get(usize::from(h.class))?, self.shares.get(usize::from(h.share.0))?);
+        let plenty = h.kind == Kind::Own
+            && class_for(h.len) == Some(usize::from(h.class))
+            && class.free.len() > class.total as usize / 2
+            && account.in_use < account.limit / 2;
+        if plenty { self.take(h.len, h.share) } else { None }
+    }
+
     /// Takes a vector back, whichever core's it is.
     pub fn put(&mut self, sgv: Sgv) {
         if Arc::ptr_eq(&sgv.header().home, &self.home) {
@@ -420,6 +433,20 @@ mod tests {
     fn pool(core: u8, arena: &Arc<Arena>, vectors: [u32; CLASSES]) -> SgvPool {
         let config = PoolConfig { vectors, shares: 4, poison: true, ..PoolConfig::default() };
         SgvPool::new(CoreId(core), arena.clone(), &config).unwrap()
+    }
+
+    #[test]
+    fn a_spare_is_given_only_while_there_is_plenty() {
+        let mut pool = pool(0, &arena(), [4, 4, 0, 0, 0, 0]);
+        let like = pool.take(3000, ShareId(1)).unwrap();
+        let spare = pool.spare(&like).unwrap();
+        assert_eq!((spare.len(), spare.capacity(), spare.share()), (3000, 4096, ShareId(1)));
+        assert!(pool.spare(&like).is_none(), "half of the class is out");
+        pool.put(spare);
+        pool.open_share(ShareId(1), 8192);
+        assert!(pool.spare(&like).is_none(), "half of the share is out");
+        pool.put(like);
+        assert!(pool.is_full());
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub trait Mid {
     /// find a slot; what is beyond it (immediate commands) may be refused.
     fn grant(&mut self, nexus: NexusId, wanted: u32) -> u32;
 
+    /// Another vector like one that was given, of the same length, room and share, for data that is only expected.
+    /// `None` unless there is plenty. Comes back by `received` in place of the one given, or by `returned`.
+    fn spare(&mut self, like: &Sgv) -> Option<Sgv>;
+
     /// A command has arrived.
     fn command(&mut self, command: &Command<'_>) -> Admit;
 

@@ -161,6 +161,8 @@ pub struct IscsiLimits {
     pub window_first: u32,
     /// Commands a session may earn.
     pub window_max: u32,
+    /// Vectors of all sessions that are kept ready for writes which are only expected.
+    pub lent_max: u32,
     /// What we declare as MaxRecvDataSegmentLength.
     pub max_recv_data_segment_length: u32,
     /// MaxBurstLength we agree to.
@@ -208,6 +210,8 @@ impl Default for IscsiLimits {
             tmfs_per_session_max: 16,
             window_first: 8,
             window_max: 128,
+            // 4 MiB of writes of 4 KiB: 68 busy sessions.
+            lent_max: 1024,
             max_recv_data_segment_length: 262_144,
             max_burst_length: 1_048_576,
             first_burst_length: 65_536,

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
-use spindle_iscsi_wire::bhs::Digests;
+use spindle_iscsi_wire::bhs::{self, Digests};
 use spindle_iscsi_wire::{Bhs, Itt, SerialNumber, Ttt};
 use spindle_mem::Key;
 use spindle_net::ConnId;
 use spindle_reactor::Tick;
 
 use crate::digest::Crc32c;
+use crate::like::Like;
 use crate::login::{Login, LoginDone};
 use crate::session::Session;
 use crate::task::Task;
@@ -56,6 +57,8 @@ pub struct Conn {
     pub ahead: u32,
     /// For how many PDUs no more than a header is read ahead: large payload may follow it.
     pub wary: u8,
+    /// Whether it is a stream of like writes.
+    pub like: Like,
     /// Planted mistake: reading is stopped because a command found no memory.
     pub parched: bool,
     /// Reading is stopped until the peer takes what is queued for it.
@@ -185,6 +188,7 @@ impl Conn {
             needed: 0,
             ahead: 0,
             wary: crate::rx::WARY_PDUS,
+            like: Like::new(),
             parched: false,
             stalled: None,
             in_line: false,
@@ -201,6 +205,18 @@ impl Conn {
             && self.stalled.is_none()
             && !self.parched
             && matches!(self.state, ConnState::Login(_) | ConnState::Full)
+    }
+
+    /// Bytes of a header with its digest.
+    #[inline]
+    pub fn header_bytes(&self) -> u32 {
+        if self.digests.header { 52 } else { 48 }
+    }
+
+    /// Bytes behind a data segment of `len` bytes: padding and digest.
+    #[inline]
+    pub fn tail_bytes(&self, len: u32) -> u32 {
+        bhs::pad(len) + if self.digests.data { 4 } else { 0 }
     }
 
     /// The segment being read, if it belongs to this task.

@@ -106,9 +106,9 @@ impl<N: Net> IscsiTransport<N> {
         task.outstanding -= 1;
         task.head_seq = task.head_seq.wrapping_add(1) & SEQUENCE;
         task.arrived = task.burst_end;
-        let session = task.session;
+        let (session, large) = (task.session, u32::from(task.is_large()));
         if let Some(session) = self.sessions.get_mut(session) {
-            session.r2ts = session.r2ts.saturating_sub(1);
+            session.large_r2ts = session.large_r2ts.saturating_sub(large);
             task.burst_end = task.burst_end.saturating_add(session.params.max_burst_length).min(task.asked);
         }
     }
@@ -202,7 +202,7 @@ impl<N: Net> IscsiTransport<N> {
             task.asked += len;
             task.outstanding += 1;
             task.r2t_sn = task.r2t_sn.wrapping_add(1);
-            session.r2ts += 1;
+            session.large_r2ts += u32::from(task.is_large());
             let bhs = pdu.to_bhs();
             let mut head = [0u8; 52];
             head[..48].copy_from_slice(&bhs);
@@ -301,11 +301,12 @@ impl<N: Net> IscsiTransport<N> {
     /// Nothing more is expected for a task that had ended, or nobody waits any longer.
     pub(crate) fn free_sink(&mut self, key: Key<Task>) {
         let Some(task) = self.tasks.get(key).filter(|t| is_sink(t)) else { return };
-        let (session, outstanding) = (task.session, u32::from(task.outstanding));
+        let large_r2ts = if task.is_large() { u32::from(task.outstanding) } else { 0 };
+        let session = task.session;
         if let Some(session) = self.sessions.get_mut(session) {
             session.delist(&mut self.tasks, key);
             session.sinks = session.sinks.saturating_sub(1);
-            session.r2ts = session.r2ts.saturating_sub(outstanding);
+            session.large_r2ts = session.large_r2ts.saturating_sub(large_r2ts);
         }
         self.tasks.remove(key);
         while self.sinks.front().is_some_and(|(k, _)| !self.tasks.contains(*k)) {

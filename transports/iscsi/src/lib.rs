@@ -23,6 +23,7 @@
 //! | [`discovery`] | SendTargets |
 //! | [`transport`] | the tables, the turn, timers, [`Transport`](spindle_scsi_port::Transport) |
 //! | [`session`], [`conn`], [`task`], [`tmf`] | the rows of the tables |
+//! | `like` | streams of like writes, received ahead |
 //! | [`directory`] | sessions of all cores; messages between them |
 //! | [`portal`] | listening |
 //! | [`digest`] | CRC32C |
@@ -40,6 +41,7 @@ mod data_out;
 pub mod digest;
 pub mod directory;
 pub mod discovery;
+mod like;
 pub mod login;
 pub mod negotiate;
 pub mod planted;

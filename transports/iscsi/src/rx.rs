@@ -1,11 +1,11 @@
 //! Receiving: header → AHS → digest → data segment, straight into the vector it belongs to.
 //!
-//! **What is read ahead.** Small PDUs come in batches, so staging takes many bytes at once. Behind a large
-//! data segment, and while R2Ts are out, the next PDU is likely to be a large one, too: then only a header is
-//! read ahead, and its data lands without a copy. So it begins, and a connection returns to batches when small
-//! commands have come for a while.
+//! **What is read ahead.** Small PDUs come in batches, so staging takes many bytes at once, and what it took of a data
+//! segment is copied: a system call for each would cost more. Behind a large data segment, and while large R2Ts are out,
+//! the next PDU is likely to be a large one, too: then only a header is read ahead, and its data lands without a copy. So
+//! it begins, and a connection returns to batches when small commands have come for a while.
 
-use spindle_iscsi_wire::bhs::{self, ahs_bytes, data_bytes};
+use spindle_iscsi_wire::bhs::{self, ahs_bytes, data_bytes, opcode};
 use spindle_iscsi_wire::{Bhs, InitiatorOpcode, LoginStatus, RejectReason};
 use spindle_mem::{Key, Sgv};
 use spindle_net::{ConnId, Net};
@@ -16,13 +16,13 @@ use crate::digest::{self, Crc32c};
 use crate::task::{Phase, Task};
 use crate::transport::IscsiTransport;
 
-/// Staged at once when small PDUs are expected.
-const BATCH_BYTES: u32 = 16 * 1024;
-/// For so many small PDUs after a data segment of [`BATCH_BYTES`] or more, headers are read one by one, so that the
-/// next such segment lands without a copy although reads come between: a receive more is cheap beside a copy.
+/// Staged at once when small PDUs are expected: fifteen writes of 4 KiB, or a thousand reads.
+const BATCH_BYTES: u32 = 64 * 1024;
+/// For so many small PDUs after a large data segment, headers are read one by one, so that the next such segment lands
+/// without a copy although reads come between: a receive more is cheap beside a copy.
 pub(crate) const WARY_PDUS: u8 = 32;
 /// A data segment from here on is large.
-const LARGE_BYTES: u32 = 4096;
+pub(crate) const LARGE_BYTES: u32 = 16 * 1024;
 
 /// What to do with the data segment of a PDU.
 #[derive(Clone, Copy, Debug)]
@@ -58,9 +58,12 @@ impl<N: Net> IscsiTransport<N> {
                 }
                 Rx::Segment(_) => self.segment(conn, mid),
             };
-            if !went_on {
+            if !went_on && !self.fetch(conn) {
                 break;
             }
+        }
+        if !conn.like.on && conn.like.lent > 0 {
+            self.take_lent(conn, mid);
         }
         if conn.is_reading() {
             // Whatever it was that was answered: a peer that does not take its answers is not read.
@@ -69,9 +72,19 @@ impl<N: Net> IscsiTransport<N> {
         }
     }
 
+    /// Between two PDUs, with nothing left of what was read: more may have come than one read took. `true`: it did.
+    fn fetch(&mut self, conn: &mut Conn) -> bool {
+        if !matches!(conn.rx, Rx::Header) || !conn.is_reading() {
+            return false;
+        }
+        self.tune(conn);
+        let before = self.net.bytes(conn.id).len();
+        self.net.read_more(conn.id) && self.net.bytes(conn.id).len() > before
+    }
+
     /// Tells the Net how far to read.
     fn tune(&mut self, conn: &mut Conn) {
-        let header = 48 + if conn.digests.header { 4 } else { 0 };
+        let header = conn.header_bytes();
         let (tail, landing) = match &conn.rx {
             Rx::Header => (0, false),
             Rx::Segment(s) => {
@@ -81,8 +94,8 @@ impl<N: Net> IscsiTransport<N> {
         };
         let staged = self.net.bytes(conn.id).len() as u32;
         let session = conn.session.and_then(|key| self.sessions.get(key));
-        let r2ts = session.is_some_and(|s| s.r2ts > 0);
-        let mut want = if conn.wary > 0 || r2ts {
+        let large_r2ts = session.is_some_and(|s| s.large_r2ts > 0);
+        let mut want = if conn.wary > 0 || large_r2ts || conn.like.lent > 0 {
             (header + tail).saturating_sub(if landing { 0 } else { staged })
         } else {
             BATCH_BYTES
@@ -145,16 +158,20 @@ impl<N: Net> IscsiTransport<N> {
             return false;
         }
         conn.wary = match plan.task {
-            Some(_) if len >= BATCH_BYTES => WARY_PDUS,
-            Some(_) if len >= LARGE_BYTES => conn.wary.saturating_sub(1).max(1),
+            Some(_) if len >= LARGE_BYTES => WARY_PDUS,
             // RFC 7143 §11.3.4: Expected Data Transfer Length. Beside a large read a receive more costs nothing.
-            _ if u32::from_be_bytes([bhs[20], bhs[21], bhs[22], bhs[23]]) >= 4 * BATCH_BYTES
+            _ if u32::from_be_bytes([bhs[20], bhs[21], bhs[22], bhs[23]]) >= 4 * LARGE_BYTES
                 && InitiatorOpcode::of(&bhs) == Some(InitiatorOpcode::ScsiCommand) =>
             {
                 conn.wary
             }
             _ => conn.wary.saturating_sub(1),
         };
+        // RFC 7143 §11.3.4: Expected Data Transfer Length; here all of it comes with the command.
+        let edtl = u32::from_be_bytes([bhs[20], bhs[21], bhs[22], bhs[23]]);
+        let whole = matches!(plan.sink, Sink::Land(0, to) if to == edtl)
+            && opcode(&bhs) == InitiatorOpcode::ScsiCommand as u8;
+        self.like(conn, if whole { len } else { 0 }, mid);
         if len == 0 {
             self.data_complete(conn, plan, true, mid);
             return true;
@@ -196,7 +213,7 @@ impl<N: Net> IscsiTransport<N> {
             if segment.left > 0 {
                 if let Sink::Land(from, to) = segment.sink {
                     let key = segment.task;
-                    if !self.land(conn, key, from, to) {
+                    if !self.land(conn, key, from, to, mid) {
                         return false;
                     }
                     continue;
@@ -251,7 +268,14 @@ impl<N: Net> IscsiTransport<N> {
     }
 
     /// Has the next bytes land in the task's vector. `false`: they are on their way.
-    fn land(&mut self, conn: &mut Conn, key: Option<Key<Task>>, from: u32, to: u32) -> bool {
+    fn land<M: Mid>(
+        &mut self,
+        conn: &mut Conn,
+        key: Option<Key<Task>>,
+        from: u32,
+        to: u32,
+        mid: &mut M,
+    ) -> bool {
         let Some(task) = key.and_then(|key| self.tasks.get_mut(key)) else {
             // The task is gone (its session ended): the rest is dropped.
             if let Rx::Segment(s) = &mut conn.rx {
@@ -264,6 +288,7 @@ impl<N: Net> IscsiTransport<N> {
             return false;
         };
         task.landing = true;
+        self.lend_like(conn, &buf, mid);
         match self.net.land(conn.id, buf, from..to) {
             Some(buf) => {
                 self.landed(conn, buf);

@@ -60,8 +60,8 @@ pub struct Session {
     pub tmfs: u32,
     /// Tasks that only receive, and drop, what the initiator still sends for them.
     pub sinks: u32,
-    /// R2Ts out.
-    pub r2ts: u32,
+    /// R2Ts out of tasks that move much.
+    pub large_r2ts: u32,
     /// Bytes of unsolicited data kept, or on their way, for tasks that wait for memory.
     pub reserve_used: u32,
     /// Whether CHAP was done.
@@ -145,7 +145,7 @@ impl Session {
             parked: Vec::new(),
             tmfs: 0,
             sinks: 0,
-            r2ts: 0,
+            large_r2ts: 0,
             reserve_used: 0,
             authenticated: false,
             counters: SessionCounters::default(),

@@ -6,6 +6,7 @@ use spindle_net::ConnId;
 use spindle_scsi_port::{ReceiveError, TaskId};
 
 use crate::planted::{self, Bug};
+use crate::rx::LARGE_BYTES;
 use crate::session::Session;
 
 /// A row of the task table.
@@ -111,6 +112,11 @@ impl Task {
             reserved: 0,
             next: None,
         }
+    }
+
+    /// Whether what it asks for comes in large pieces. Does not change once something was asked for.
+    pub fn is_large(&self) -> bool {
+        self.wanted >= LARGE_BYTES
     }
 
     /// Whether the initiator may still send Data-Out for it.

@@ -47,6 +47,8 @@ pub struct IscsiTransport<N: Net> {
     stalled: Vec<ConnId>,
     sweep_at: Tick,
     pub(crate) last_tag: u32,
+    /// Vectors lent to the Net for writes that are expected.
+    pub(crate) lent: u32,
 }
 
 /// What the shard carries out for the transport.
@@ -189,6 +191,7 @@ impl<N: Net> IscsiTransport<N> {
             stalled: Vec::new(),
             sweep_at: Tick::ZERO,
             last_tag: 0,
+            lent: 0,
             config,
         }
     }
@@ -351,6 +354,10 @@ impl<N: Net> IscsiTransport<N> {
             }
             NetEvent::Readable(id) => self.receive(id, PDUS_A_TURN, mid),
             NetEvent::Landed { conn, buf } => self.on_landed(conn, buf, mid),
+            NetEvent::Spare { buf, .. } => {
+                self.lent -= 1;
+                mid.returned(buf);
+            }
             NetEvent::Released { body, .. } => {
                 if let Some(buf) = body.release() {
                     mid.returned(buf);
@@ -536,9 +543,9 @@ impl<N: Net> IscsiTransport<N> {
         for slot in 0..self.conns.len() {
             let Some(id) = self.conns[slot].as_ref().map(|c| c.id) else { continue };
             let Some(mut conn) = self.take_conn(id) else { continue };
-            if let Some(at) = self.sweep_conn(&mut conn, mid) {
-                next = next.min(at);
-            }
+            let idle = self.like_idle(&mut conn, mid);
+            let due = self.sweep_conn(&mut conn, mid);
+            next = [idle, due].into_iter().flatten().fold(next, Tick::min);
             self.put_conn(conn);
         }
         let mut overdue = Vec::new();

@@ -53,8 +53,8 @@ pub trait Net {
     /// The first `n` staged bytes have been read.
     fn consume(&mut self, conn: ConnId, n: u32);
 
-    /// Tries to get more bytes into staging or landing now, without waiting for the next `poll`. Returns
-    /// whether any came.
+    /// Takes in more at once, without waiting for the next `poll`, if the last read left something behind. Returns
+    /// whether `bytes` shows more; what else happened is reported by the next `poll`. Not while landing.
     fn read_more(&mut self, conn: ConnId) -> bool;
 
     /// How many bytes may be read ahead into staging behind what is there: a small figure (the length of a
@@ -62,8 +62,27 @@ pub trait Net {
     /// many small PDUs come in a batch.
     fn read_ahead(&mut self, conn: ConnId, bytes_max: u32);
 
+    /// From now on `gap` bytes are expected between one data segment and the next (the tail of one, the header of the
+    /// other), and segments of the length of the vectors that were lent: they may be received into these at once,
+    /// as far as `read_ahead` bytes reach to the end of the first header. Nought: nothing is expected. A Net may
+    /// ignore this.
+    fn expect(&mut self, _conn: ConnId, _gap: u32) {}
+
+    /// Lends a vector to receive expected payload into; its length is the length expected. `Some`: not wanted.
+    /// `NetEvent::Spare` gives it back when the connection ends.
+    fn lend(&mut self, _conn: ConnId, buf: Sgv) -> Option<Sgv> {
+        Some(buf)
+    }
+
+    /// Takes a vector back that was lent and holds nothing that was received.
+    fn take_spare(&mut self, _conn: ConnId) -> Option<Sgv> {
+        None
+    }
+
     /// The next `range.len()` bytes of the stream go to `buf[range]`; `Landed` gives the vector back. Bytes
     /// that are staged already are copied (and counted); if they suffice, `Landed` comes from the return value.
+    /// If the bytes were received into a vector that was lent, of the same length, room, share and home, that one
+    /// comes instead, and `buf` is what is lent from now on.
     fn land(&mut self, conn: ConnId, buf: Sgv, range: Range<u32>) -> Option<Sgv>;
 
     /// Takes the vector of an unfinished landing back, with how far it was filled (an offset into the vector).
@@ -118,6 +137,13 @@ pub enum NetEvent<S> {
         /// Which connection.
         conn: ConnId,
         /// The vector that was given.
+        buf: Sgv,
+    },
+    /// A vector that was lent for expected payload, of a connection that has ended.
+    Spare {
+        /// Which connection.
+        conn: ConnId,
+        /// The vector.
         buf: Sgv,
     },
     /// A body is no longer needed.

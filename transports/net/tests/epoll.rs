@@ -140,6 +140,29 @@ fn headers_are_staged_and_payload_lands_without_a_copy() {
 }
 
 #[test]
+fn what_one_read_left_behind_is_there_for_the_asking() {
+    let mut b = Bench::new(TcpConfig::default());
+    let (mut client, conn) = b.connect("127.0.0.1:0");
+    b.net.read_ahead(conn, 100);
+    client.write_all(&[7; 250]).unwrap();
+    b.readable(conn, 100);
+    let mut got = Vec::new();
+    loop {
+        let n = b.net.bytes(conn).len();
+        got.push(n);
+        b.net.consume(conn, n as u32);
+        if !b.net.read_more(conn) {
+            break;
+        }
+    }
+    // The last read had room left, so nobody asks the kernel again.
+    assert_eq!(got, [100, 100, 50]);
+    client.write_all(&[8; 10]).unwrap();
+    assert!(!b.net.read_more(conn) && b.net.bytes(conn).is_empty());
+    b.readable(conn, 10);
+}
+
+#[test]
 fn what_was_staged_of_a_payload_is_copied_and_counted() {
     let mut b = Bench::new(TcpConfig::default());
     let (mut client, conn) = b.connect("127.0.0.1:0");

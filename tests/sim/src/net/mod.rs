@@ -57,6 +57,7 @@ struct Conn {
     pipe: PipeId,
     staged: Vec<u8>,
     landing: Option<Landing>,
+    spares: Vec<Sgv>,
     tx: VecDeque<Item>,
     sent: usize,
     queued: usize,
@@ -136,6 +137,9 @@ impl SimNet {
             if let Some((body, _)) = item.body {
                 self.pending.push(NetEvent::Released { conn: id, body });
             }
+        }
+        for buf in conn.spares.drain(..) {
+            self.pending.push(NetEvent::Spare { conn: id, buf });
         }
         if let Some(landing) = conn.landing.take() {
             self.pending.push(NetEvent::Landed { conn: id, buf: landing.buf });
@@ -261,6 +265,7 @@ impl Net for SimNet {
             pipe: socket.0,
             staged: Vec::new(),
             landing: None,
+            spares: Vec::new(),
             tx: VecDeque::new(),
             sent: 0,
             queued: 0,
@@ -344,9 +349,28 @@ impl Net for SimNet {
         }
     }
 
+    fn lend(&mut self, conn: ConnId, buf: Sgv) -> Option<Sgv> {
+        let Some(c) = self.conn_mut(conn) else { return Some(buf) };
+        c.spares.push(buf);
+        None
+    }
+
+    fn take_spare(&mut self, conn: ConnId) -> Option<Sgv> {
+        self.conn_mut(conn)?.spares.pop()
+    }
+
     fn land(&mut self, conn: ConnId, mut buf: Sgv, range: Range<u32>) -> Option<Sgv> {
         let Some(c) = self.conn_mut(conn) else { return Some(buf) };
         assert!(c.landing.is_none(), "a connection lands in one vector at a time");
+        // A net that received ahead would bring another vector than the one it is given.
+        if range == (0..buf.len())
+            && let Some(at) = c.spares.iter().position(|spare| {
+                (spare.len(), spare.capacity(), spare.share(), spare.home())
+                    == (buf.len(), buf.capacity(), buf.share(), buf.home())
+            })
+        {
+            std::mem::swap(&mut buf, &mut c.spares[at]);
+        }
         let take = c.staged.len().min((range.end - range.start) as usize);
         if take > 0 {
             buf.copy_payload_from(range.start, &c.staged[..take]);
@@ -444,7 +468,7 @@ impl Net for SimNet {
         let give_up = |body: SgvRef| body.release();
         for event in self.pending.drain(..) {
             let sgv = match event {
-                NetEvent::Landed { buf, .. } => Some(buf),
+                NetEvent::Landed { buf, .. } | NetEvent::Spare { buf, .. } => Some(buf),
                 NetEvent::Released { body, .. } => give_up(body),
                 _ => None,
             };

@@ -185,6 +185,10 @@ impl Mid for RamMid {
         wanted.min(self.window_limit)
     }
 
+    fn spare(&mut self, like: &Sgv) -> Option<Sgv> {
+        self.pool.spare(like)
+    }
+
     fn command(&mut self, c: &Command<'_>) -> Admit {
         assert!(self.nexuses.get(&c.nexus).is_some_and(Option::is_some), "a command of a nexus that is up");
         let id = self.next;

@@ -6,6 +6,7 @@ use rustix::event::epoll::EventFlags;
 use spindle_mem::Sgv;
 use spindle_reactor::Tick;
 
+use super::ahead::Ahead;
 use super::send::SendQueue;
 use super::staging::Staged;
 
@@ -15,8 +16,12 @@ pub(super) struct Conn {
     pub staged: Staged,
     pub landing: Option<Landing>,
     pub tx: SendQueue,
+    /// Payload that is expected behind the headers to come.
+    pub ahead: Ahead,
     /// How much may be read beyond what is needed now.
     pub read_ahead: u32,
+    /// The last read filled all the room it was given: more may have come.
+    pub more: bool,
     /// What the kernel reports to us now.
     pub interest: EventFlags,
     /// The send buffer of the kernel is full.
@@ -60,7 +65,9 @@ impl Conn {
             staged: Staged::empty(),
             landing: None,
             tx: SendQueue::new(),
+            ahead: Ahead::default(),
             read_ahead: READ_AHEAD,
+            more: false,
             interest,
             blocked: false,
             paused: false,

@@ -5,6 +5,7 @@
 //! same call), and one `sendmsg` per connection with something to say. A connection that holds a partial PDU
 //! only keeps its few bytes; staging buffers belong to the core and go round.
 
+mod ahead;
 mod conn;
 mod listen;
 mod recv;
@@ -170,6 +171,9 @@ impl EpollNet {
         if let Some(landing) = conn.landing.take() {
             self.pending.push(NetEvent::Landed { conn: id, buf: landing.buf });
         }
+        for buf in conn.ahead.give_up() {
+            self.pending.push(NetEvent::Spare { conn: id, buf });
+        }
         if let Some(buffer) = conn.staged.give_up() {
             self.staging.put(buffer);
         }
@@ -290,11 +294,20 @@ impl Net for EpollNet {
     }
 
     fn read_more(&mut self, conn: ConnId) -> bool {
+        let Some(c) = self.conn_mut(conn).filter(|c| c.landing.is_none()) else { return false };
+        if c.ahead.has_folds() {
+            let copied = c.ahead.unfold(&mut c.staged) as u64;
+            self.copied += copied;
+            return true;
+        }
+        if !c.more {
+            return false;
+        }
         let mut out = std::mem::take(&mut self.pending);
-        let before = out.len();
         self.receive(conn, &mut out);
+        // Whoever asks knows that there is something to read.
+        let came = out.pop_if(|event| matches!(event, NetEvent::Readable(id) if *id == conn)).is_some();
         out.append(&mut self.pending);
-        let came = out.len() > before;
         self.pending = out;
         came
     }
@@ -303,6 +316,22 @@ impl Net for EpollNet {
         if let Some(c) = self.conn_mut(conn) {
             c.read_ahead = bytes_max;
         }
+    }
+
+    fn expect(&mut self, conn: ConnId, gap: u32) {
+        if let Some(c) = self.conn_mut(conn) {
+            c.ahead.gap = gap as usize;
+        }
+    }
+
+    fn lend(&mut self, conn: ConnId, buf: Sgv) -> Option<Sgv> {
+        let Some(c) = self.conn_mut(conn) else { return Some(buf) };
+        c.ahead.lend(buf);
+        None
+    }
+
+    fn take_spare(&mut self, conn: ConnId) -> Option<Sgv> {
+        self.conn_mut(conn)?.ahead.take_spare()
     }
 
     fn land(&mut self, conn: ConnId, buf: Sgv, range: Range<u32>) -> Option<Sgv> {
@@ -378,7 +407,7 @@ impl Net for EpollNet {
         }
         for event in self.pending.drain(..) {
             match event {
-                NetEvent::Landed { buf, .. } => pool.put(buf),
+                NetEvent::Landed { buf, .. } | NetEvent::Spare { buf, .. } => pool.put(buf),
                 NetEvent::Released { body, .. } => {
                     if let Some(sgv) = body.release() {
                         pool.put(sgv);

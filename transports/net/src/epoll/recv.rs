@@ -8,12 +8,14 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use spindle_mem::Sgv;
 
+use super::ahead::Found;
 use super::conn::{Landing, Phase};
+use super::staging::STAGING_BYTES;
 use super::{EpollNet, TcpSocket};
 use crate::net::{CloseReason, ConnId, NetEvent};
 
 /// Slices of one readv: a 1 MiB vector of scattered pages and the staging room behind it.
-const SLICES_MAX: usize = 257;
+pub(super) const SLICES_MAX: usize = 257;
 
 /// What one attempt to read came to.
 enum Got {
@@ -50,6 +52,11 @@ impl EpollNet {
             }
             return;
         }
+        if conn.ahead.has_folds() {
+            // The owner has not come to what was received ahead; nothing may be received behind it.
+            out.push(NetEvent::Readable(id));
+            return;
+        }
         let mut slices: ArrayVec<IoSliceMut<'_>, SLICES_MAX> = ArrayVec::new();
         let mut landing_left = 0usize;
         let mut landing_covered = 0usize;
@@ -62,8 +69,12 @@ impl EpollNet {
         }
         // Staging lies behind the landing in the stream: it takes part only if the slices reach that far.
         let mut stage = landing_covered == landing_left;
-        if stage {
-            match conn.staged.room(conn.read_ahead as usize, &mut self.staging) {
+        let first = (conn.read_ahead as usize).min(STAGING_BYTES - conn.staged.len());
+        let guess = stage && conn.ahead.is_ready();
+        if guess {
+            stage = conn.ahead.lay_out(first, &mut conn.staged, &mut self.staging, &mut slices);
+        } else if stage {
+            match conn.staged.room(first, &mut self.staging) {
                 Some(room) => slices.push(IoSliceMut::new(room)),
                 None => stage = false,
             }
@@ -71,6 +82,8 @@ impl EpollNet {
         if slices.is_empty() {
             return; // no staging buffer to be had now: the kernel will report it again
         }
+        let offered: usize = slices.iter().map(|s| s.len()).sum();
+        conn.more = false;
         let result = match slices.as_mut_slice() {
             [one] => got(rustix::io::read(&conn.fd, &mut **one)),
             many => got(rustix::io::readv(&conn.fd, many)),
@@ -84,6 +97,7 @@ impl EpollNet {
             }
             Got::End(reason) => self.end(id, reason),
             Got::Bytes(n) => {
+                conn.more = n == offered;
                 let landed = n.min(landing_left);
                 let staged = n - landed;
                 if let Some(landing) = conn.landing.as_mut() {
@@ -93,8 +107,12 @@ impl EpollNet {
                         out.push(NetEvent::Landed { conn: id, buf: done.buf });
                     }
                 }
-                conn.staged.grew(staged);
-                if conn.staged.len() > 0 && conn.landing.is_none() {
+                if guess {
+                    conn.ahead.came(first, staged, &mut conn.staged);
+                } else {
+                    conn.staged.grew(staged);
+                }
+                if (conn.staged.len() > 0 || conn.ahead.has_folds()) && conn.landing.is_none() {
                     out.push(NetEvent::Readable(id));
                 } else if stage {
                     conn.staged.settle(&mut self.staging);
@@ -104,27 +122,44 @@ impl EpollNet {
     }
 
     /// Says where the next bytes go; what is staged of them already is copied.
-    pub(super) fn begin_landing(&mut self, id: ConnId, mut buf: Sgv, range: Range<u32>) -> Option<Sgv> {
-        let mut copied = 0usize;
+    pub(super) fn begin_landing(&mut self, id: ConnId, buf: Sgv, range: Range<u32>) -> Option<Sgv> {
         let slot = id.slot();
         if self.conn(id).is_none() {
             return Some(buf); // the connection has just ended; its `Closed` is on the way
         }
         let conn = self.conns[slot].conn.as_mut().expect("looked up just above");
         assert!(conn.landing.is_none(), "a connection lands in one vector at a time");
+        let mut buf = match conn.ahead.find(buf, &range, &mut conn.staged) {
+            Found::Exchanged(other, filled) => {
+                return self.go_on_landing(id, other, range.start + filled..range.end);
+            }
+            Found::Copied(buf, filled) => {
+                self.copied += u64::from(filled);
+                return self.go_on_landing(id, buf, range.start + filled..range.end);
+            }
+            Found::Other(buf) => {
+                self.copied += conn.ahead.unfold(&mut conn.staged) as u64;
+                buf
+            }
+            Found::Nothing(buf) => buf,
+        };
         let take = conn.staged.len().min((range.end - range.start) as usize);
         if take > 0 {
             buf.copy_payload_from(range.start, &conn.staged.bytes()[..take]);
             conn.staged.consume(take);
-            copied = take;
+            self.copied += take as u64;
         }
-        self.copied += copied as u64;
-        let next = range.start + take as u32;
-        if next == range.end {
+        self.go_on_landing(id, buf, range.start + take as u32..range.end)
+    }
+
+    /// What came of the range already is in the vector; `left` is still to come.
+    fn go_on_landing(&mut self, id: ConnId, buf: Sgv, left: Range<u32>) -> Option<Sgv> {
+        if left.is_empty() {
             return Some(buf);
         }
+        let conn = self.conns[id.slot()].conn.as_mut().expect("looked up by the caller");
         conn.staged.settle(&mut self.staging);
-        conn.landing = Some(Landing { buf, next, end: range.end });
+        conn.landing = Some(Landing { buf, next: left.start, end: left.end });
         None
     }
 }

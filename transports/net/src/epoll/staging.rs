@@ -37,30 +37,40 @@ impl StagingPool {
     }
 }
 
-/// A connection's staged bytes.
+/// A connection's staged bytes. Of those received, the owner sees the first: what lies behind a fold (see
+/// [`super::ahead`]) is not its turn yet.
 pub(super) struct Staged {
     buffer: Option<Box<[u8]>>,
     start: usize,
+    /// End of what is shown.
+    shown: usize,
+    /// End of what was received.
     end: usize,
     residue: [u8; RESIDUE_MAX],
 }
 
 impl Staged {
     pub fn empty() -> Staged {
-        Staged { buffer: None, start: 0, end: 0, residue: [0; RESIDUE_MAX] }
+        Staged { buffer: None, start: 0, shown: 0, end: 0, residue: [0; RESIDUE_MAX] }
     }
 
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         match &self.buffer {
-            Some(b) => &b[self.start..self.end],
-            None => &self.residue[self.start..self.end],
+            Some(b) => &b[self.start..self.shown],
+            None => &self.residue[self.start..self.shown],
         }
     }
 
+    /// How many bytes are shown.
     #[inline]
     pub fn len(&self) -> usize {
-        self.end - self.start
+        self.shown - self.start
+    }
+
+    /// Where in the buffer the received bytes end.
+    pub fn end(&self) -> usize {
+        self.end
     }
 
     /// # Panics
@@ -73,42 +83,61 @@ impl Staged {
 
     /// Room behind the staged bytes, at most `want`, backed by a buffer. `None`: no buffer to be had, or full.
     pub fn room(&mut self, want: usize, pool: &mut StagingPool) -> Option<&mut [u8]> {
+        let free = STAGING_BYTES - (self.end - self.start);
+        if free == 0 { None } else { self.room_for(want.min(free), pool) }
+    }
+
+    /// Room for just so many bytes, which fit. `None`: no buffer to be had.
+    pub fn room_for(&mut self, want: usize, pool: &mut StagingPool) -> Option<&mut [u8]> {
+        let len = self.end - self.start;
         if self.buffer.is_none() {
             let mut buffer = pool.take()?;
-            let len = self.len();
             buffer[..len].copy_from_slice(&self.residue[self.start..self.end]);
-            (self.start, self.end) = (0, len);
+            (self.start, self.shown, self.end) = (0, len, len);
             self.buffer = Some(buffer);
         }
         let buffer = self.buffer.as_mut().expect("made just above");
-        if self.start > 0 && buffer.len() - self.end < want {
+        if self.start > 0 {
             buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            (self.start, self.shown, self.end) = (0, len, len);
         }
-        let to = buffer.len().min(self.end + want);
-        if to == self.end { None } else { Some(&mut buffer[self.end..to]) }
+        Some(&mut buffer[len..len + want])
     }
 
-    /// `n` bytes were received into the room.
+    /// `n` bytes were received into the room, and are shown.
     pub fn grew(&mut self, n: usize) {
         self.end += n;
+        self.shown = self.end;
+    }
+
+    /// Shows bytes up to this place, or all.
+    pub fn show(&mut self, upto: Option<usize>) {
+        self.shown = upto.unwrap_or(self.end);
+    }
+
+    /// Makes `n` bytes more of what was received, all shown; the caller moves what is there to its places.
+    pub fn spread(&mut self, n: usize) -> &mut [u8] {
+        self.grew(n);
+        let buffer = self.buffer.as_mut().expect("bytes behind a fold are in a buffer");
+        &mut buffer[..self.end]
     }
 
     /// Gives the buffer back if what is left is small enough to keep without it.
     pub fn settle(&mut self, pool: &mut StagingPool) {
         let len = self.len();
         if len <= RESIDUE_MAX
+            && self.shown == self.end
             && let Some(buffer) = self.buffer.take()
         {
             self.residue[..len].copy_from_slice(&buffer[self.start..self.end]);
-            (self.start, self.end) = (0, len);
+            (self.start, self.shown, self.end) = (0, len, len);
             pool.put(buffer);
         }
     }
 
     /// Takes the buffer away from a connection that ends.
     pub fn give_up(&mut self) -> Option<Box<[u8]>> {
-        (self.start, self.end) = (0, 0);
+        (self.start, self.shown, self.end) = (0, 0, 0);
         self.buffer.take()
     }
 }
