@@ -79,17 +79,38 @@ def removed_while_it_works(lab):
     disk.write(0, b"\x55" * 4096)
 
 
+def act_on_attentions(machine):
+    """udev, with a rule for each unit attention that asks for a look at the units."""
+    machine.run("/lib/systemd/systemd-udevd --daemon; udevadm trigger; udevadm settle", timeout=60)
+    told = 'ACTION=="change", SUBSYSTEM=="scsi", ENV{SDEV_UA}=='
+    machine.put(
+        "/etc/udev/rules.d/90-lun.rules",
+        f"{told}\"REPORTED_LUNS_DATA_HAS_CHANGED\", "
+        "RUN+=\"/bin/sh -c 'for h in /sys/class/scsi_host/host*/scan; do echo - - - > $$h; done'\"\n"
+        f"{told}\"CAPACITY_DATA_HAS_CHANGED\", RUN+=\"/bin/sh -c 'echo 1 > /sys$devpath/rescan'\"\n",
+    )
+    machine.run("udevadm control --reload")
+
+
+@scenario(needs={"resize"})
+def grown_by_the_attention_alone(lab):
+    """The same rule for CAPACITY DATA HAS CHANGED: the disk has its new size, and nobody has asked for it."""
+    disk = lab.disk(64)
+    disk.clear_unit_attentions()
+    act_on_attentions(lab.guest)
+    work = load(disk)
+    lab.target.resize_disk("disk", 96)
+    disk.wait_for_size(96 << 20)
+    figures(work.wait(60))
+    disk.write(95 << 20, b"\x66" * 4096)
+    assert disk.read(95 << 20, 4096) == b"\x66" * 4096
+
+
 @scenario(needs={"hot-lun"})
 def found_by_the_attention_alone(lab):
     """udev's rule turns REPORTED LUNS DATA HAS CHANGED into a scan: nobody has to ask for one."""
     iqn, disk = two_luns(lab)
-    lab.guest.run("/lib/systemd/systemd-udevd --daemon; udevadm trigger; udevadm settle", timeout=60)
-    lab.guest.put(
-        "/etc/udev/rules.d/90-lun.rules",
-        'ACTION=="change", SUBSYSTEM=="scsi", ENV{SDEV_UA}=="REPORTED_LUNS_DATA_HAS_CHANGED", '
-        "RUN+=\"/bin/sh -c 'for h in /sys/class/scsi_host/host*/scan; do echo - - - > $h; done'\"\n",
-    )
-    lab.guest.run("udevadm control --reload")
+    act_on_attentions(lab.guest)
     lab.target.add_lun(iqn, 2, "other")
     disk.read(0, 4096)
     assert disk.session.disk(2).bytes == 32 << 20
