@@ -21,8 +21,11 @@ class Crossing:
         lab.target.start(lab.portals())
         lab.target.create_disk_on("disk", self.behind.attach(lab.server))
         lab.target.create_node(lab.iqn(), {1: "disk"})
-        self.disk = lab.initiator().login(lab.iqn(), lab.portal()).disk(1)
-        self.disk.clear_unit_attentions()
+        session = lab.initiator().login(lab.iqn(), lab.portal())
+        # (a session of its own: the kernel lets no command time out before the older ones of its session do)
+        self.disk, self.beside = session.disk(1), lab.initiator().another_session(session).disk(1)
+        for disk in (self.disk, self.beside):
+            disk.clear_unit_attentions()
         self.write(OLD, 2 * RUN).good()
         self._pool = ThreadPoolExecutor(4)
         self.behind.stall(writes=1)
@@ -31,11 +34,12 @@ class Crossing:
         self.swap = self._pool.submit(self.disk.scsi, scsi.compare_and_write(LBA, 1), NEW + SWAPPED)
         self.stands(self.swap, "COMPARE AND WRITE")
 
-    def write(self, block, blocks=RUN, **options):
-        return self.disk.scsi(scsi.write_16(LBA, blocks), data_out=block * blocks, **options)
+    def write(self, block, blocks=RUN, disk=None, **options):
+        return (disk or self.disk).scsi(scsi.write_16(LBA, blocks), data_out=block * blocks, **options)
 
-    def submit(self, block, blocks=RUN, **options):
-        return self._pool.submit(self.write, block, blocks, **options)
+    def submit_beside(self, block, blocks=RUN, **options):
+        """A write of the other session."""
+        return self._pool.submit(self.write, block, blocks, self.beside, **options)
 
     def stands(self, command, name):
         self.lab.host.run("sleep 1")  # (long enough for an early answer to have come)
@@ -62,7 +66,7 @@ def compare_waits_for_writes(lab):
 def writes_wait_for_compare(lab):
     """A write to the same blocks waits until COMPARE AND WRITE has ended, and is then performed; others pass."""
     crossing = Crossing(lab)
-    later = crossing.submit(LATER)
+    later = crossing.submit_beside(LATER)
     crossing.stands(later, "the later write")
     crossing.disk.scsi(scsi.write_16(LBA + RUN, 1), data_out=SWAPPED).good()
     crossing.goes_on()
@@ -75,7 +79,7 @@ def aborted_while_it_waits(lab):
     """A write that was aborted while it waited is never performed: not then, and not when the way is free."""
     crossing = Crossing(lab)
     # (longer than the write that stalls, which would hide it)
-    aborted = crossing.submit(LATER, 2 * RUN, timeout_ms=2000)
+    aborted = crossing.submit_beside(LATER, 2 * RUN, timeout_ms=2000)
     reply = lab.wait(lambda: aborted.done() and aborted.result(), "the kernel aborts the write that waits", 20)
     assert reply.host != 0, f"the write that waits should have timed out: {reply}"
     crossing.goes_on()
