@@ -15,7 +15,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MlockFlags, ProtFlags, madvise, mlock_with, mmap, mmap_anonymous, munmap,
+};
 
 const KIB_4: usize = 4 << 10;
 const MIB_2: usize = 2 << 20;
@@ -42,16 +44,16 @@ pub enum MemoryKind {
     Huge1G,
     /// Reserved 2 MiB pages, present and never swapped.
     Huge2M,
-    /// Locked ordinary pages on a system that makes huge pages of them where it can.
+    /// Ordinary pages, locked from their first touch on, on a system that makes huge pages of them where it can.
     Thp,
-    /// Locked ordinary pages.
+    /// Ordinary pages, locked from their first touch on.
     Locked,
     /// Ordinary pages that could not be locked: fine for sockets and files, not for DMA.
     Unlocked,
 }
 
 impl MemoryKind {
-    /// Present in memory for good, as a device that reads or writes it by itself requires.
+    /// Once touched, present in memory for good, as a device that reads or writes it by itself requires.
     pub const fn is_pinned(self) -> bool {
         !matches!(self, MemoryKind::Unlocked)
     }
@@ -115,7 +117,8 @@ impl Drop for MappedRegion {
     }
 }
 
-/// Maps `len` bytes (more than nought; rounded up) of the best memory the policy and the system allow.
+/// Maps `len` bytes (more than nought; rounded up) of the best memory the policy and the system allow. Ordinary pages
+/// come into being as they are touched, and stay from then on: a region of any size is mapped in no time.
 pub fn map_region(len: usize, policy: HugePolicy) -> io::Result<MappedRegion> {
     if len == 0 || len > isize::MAX as usize - GIB_1 {
         return Err(io::Error::new(
@@ -163,7 +166,8 @@ fn map_ordinary(len: usize, policy: HugePolicy) -> io::Result<MappedRegion> {
     }
     let huge = shared_memory_may_be_huge() && advise(&region, Advice::LinuxHugepage).is_ok();
     // SAFETY: the range is a live mapping of ours; locking changes nothing a pointer can see.
-    if unsafe { mlock(region.base.as_ptr().cast(), region.len) }.is_ok() {
+    let locked = unsafe { mlock_with(region.base.as_ptr().cast(), region.len, MlockFlags::ONFAULT) };
+    if locked.is_ok() {
         region.kind = if huge { MemoryKind::Thp } else { MemoryKind::Locked };
     }
     Ok(region)
@@ -257,6 +261,17 @@ mod tests {
             bytes[0] = 1;
             *bytes.last_mut().unwrap() = 2;
             assert_eq!(fstat(region.as_fd()).unwrap().st_size as usize, region.len());
+        }
+    }
+
+    #[test]
+    fn ordinary_pages_come_into_being_when_touched() {
+        for policy in [HugePolicy::Transparent, HugePolicy::Small] {
+            let mut region = map_region(4 * MIB_2, policy).unwrap();
+            let present = |region: &MappedRegion| fstat(region.as_fd()).unwrap().st_blocks as usize * 512;
+            assert_eq!(present(&region), 0, "{policy:?}");
+            bytes_of(&mut region)[MIB_2] = 1;
+            assert!((1..=MIB_2).contains(&present(&region)), "{policy:?}");
         }
     }
 
