@@ -111,30 +111,18 @@ struct NullChannel {
 
 impl IoChannel for NullChannel {
     fn submit(&mut self, mut io: BlockIo, cx: &mut IoCx<'_>) -> Result<(), BlockIo> {
-        let end = io.lba.checked_add(u64::from(io.blocks));
-        let inside = end.is_some_and(|end| end <= self.blocks.load(Ordering::Relaxed));
+        let blocks = self.blocks.load(Ordering::Relaxed);
+        let inside = io.lba <= blocks && u64::from(io.blocks) <= blocks - io.lba;
         let bytes = u64::from(io.blocks) * u64::from(self.block_bytes);
-        let result = match (io.op, &mut io.data) {
-            (Op::Flush, _) => IoResult::Ok,
-            _ if !inside => IoResult::Err(BlockError::OutOfRange),
-            (Op::Read | Op::Write, _) if bytes > u64::from(SGV_BYTES_MAX) => {
-                IoResult::Err(BlockError::Unsupported)
-            }
-            (Op::Read, None) => {
+        let result = match io.op {
+            Op::Read | Op::Write if !inside || bytes > u64::from(SGV_BYTES_MAX) => refused(inside),
+            Op::Write => IoResult::Ok,
+            Op::Read if io.data.is_none() => {
                 let Some(zeroes) = cx.pool.lend_zeroes(self.id, bytes as u32) else { return Err(io) };
-                io.data = Some(zeroes);
-                IoResult::Ok
+                cx.done.push(IoDone { key: io.key, data: Some(zeroes), result: IoResult::Ok });
+                return Ok(());
             }
-            (Op::Read, Some(sgv)) => match u64::from(io.at) + bytes {
-                end if end <= u64::from(sgv.len()) => {
-                    sgv.zero(io.at..end as u32);
-                    IoResult::Ok
-                }
-                _ => IoResult::Err(BlockError::Unsupported),
-            },
-            (Op::Extent, _) if io.blocks == 0 => IoResult::Err(BlockError::OutOfRange),
-            (Op::Extent, _) => IoResult::Extent { state: Provisioning::Mapped, blocks: io.blocks },
-            (Op::Write | Op::Unmap | Op::WriteZeroes | Op::Verify, _) => IoResult::Ok,
+            _ => other(&mut io, inside, bytes),
         };
         cx.done.push(IoDone::of(io, result));
         Ok(())
@@ -154,6 +142,28 @@ impl IoChannel for NullChannel {
 
     fn close(&mut self, env: &mut CoreEnv<'_>) {
         env.pool.retire(self.id);
+    }
+}
+
+#[cold]
+fn refused(inside: bool) -> IoResult {
+    IoResult::Err(if inside { BlockError::Unsupported } else { BlockError::OutOfRange })
+}
+
+/// All but writes, and reads that are lent what they read.
+#[cold]
+fn other(io: &mut BlockIo, inside: bool, bytes: u64) -> IoResult {
+    match (io.op, &mut io.data) {
+        (Op::Flush, _) => IoResult::Ok,
+        _ if !inside => refused(inside),
+        (Op::Read, Some(sgv)) if u64::from(io.at) + bytes <= u64::from(sgv.len()) => {
+            sgv.zero(io.at..io.at + bytes as u32);
+            IoResult::Ok
+        }
+        (Op::Read, _) => refused(inside),
+        (Op::Extent, _) if io.blocks == 0 => IoResult::Err(BlockError::OutOfRange),
+        (Op::Extent, _) => IoResult::Extent { state: Provisioning::Mapped, blocks: io.blocks },
+        (Op::Write | Op::Unmap | Op::WriteZeroes | Op::Verify, _) => IoResult::Ok,
     }
 }
 

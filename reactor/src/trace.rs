@@ -66,18 +66,20 @@ impl Recorder {
     /// Writes a record over the oldest.
     #[inline]
     pub fn record(&mut self, r: Record) {
-        let mask = self.ring.records.len() - 1;
-        let words = &self.ring.records[self.written as usize & mask];
+        let ring = &*self.ring;
+        // `new` makes at least two records, so the index is always inside.
+        let at = self.written as usize & ring.records.len().wrapping_sub(1);
+        let Some(words) = ring.records.get(at) else { return };
         let head = u64::from(r.event.0) | u64::from(r.small) << 16 | u64::from(r.task) << 32;
         self.written += 1;
         // A reader that sees one of the words below sees this too (its fence meets ours) and knows which record
         // has been written over.
-        self.ring.begun.store(self.written, Ordering::Relaxed);
+        ring.begun.store(self.written, Ordering::Relaxed);
         fence(Ordering::Release);
         for (word, value) in words.iter().zip([r.at.0, head, r.args[0], r.args[1]]) {
             word.store(value, Ordering::Relaxed);
         }
-        self.ring.ended.store(self.written, Ordering::Release);
+        ring.ended.store(self.written, Ordering::Release);
     }
 }
 

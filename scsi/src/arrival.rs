@@ -32,7 +32,8 @@ impl From<Sense> for Refused {
 }
 
 impl Engine {
-    #[inline]
+    /// What [`Engine::admit_quick`] did not know what to do with.
+    #[inline(never)]
     pub(crate) fn admit(&mut self, c: &Command<'_>) -> Admit {
         let nexus_slot = c.nexus.slot();
         let Some(nexus) = self.nexuses.get_mut(usize::from(nexus_slot)) else { return Admit::Refused };
@@ -61,12 +62,11 @@ impl Engine {
         task.expected_write = c.expected.write;
         task.started = self.now;
         task.land = 0;
-        let id = task.id(slot);
         if itl_slot == NO_ITL {
             return self.admit_without_unit(slot, c);
         }
         let itl = &mut self.itls[usize::from(itl_slot)];
-        let lu = self.lus[usize::from(itl.lu)].as_deref_mut().expect("an I_T_L nexus keeps its unit");
+        let lu = self.lus[usize::from(itl.lu)].as_deref().expect("an I_T_L nexus keeps its unit");
         task.lu = itl.lu;
         itl.tasks += 1;
         let plan = match judge(task, itl, lu, c) {
@@ -82,27 +82,10 @@ impl Engine {
             task.land = plan.length.min(c.expected.write);
         }
         task.wanted = task.land + plan.extra;
-        let moves = matches!(task.row.exec, Exec::Read | Exec::Write);
-        let set = if lu.tst_shared { &mut lu.set } else { &mut itl.set };
-        if !moves || (task.land == 0 && c.expected.write > 0) || !set.admit_simple(task) {
-            return self.accept(slot, c);
-        }
-        if task.land == 0 {
-            self.ready(slot);
-            return Admit::NoData(id);
-        }
-        // WRITE, the usual way: the same as `receive`, with everything at hand.
-        if self.hungry.is_empty()
-            && let Some(buf) = self.pool.take(task.wanted, lu.share)
-        {
-            task.step(TaskState::Receiving);
-            return Admit::Land(id, buf);
-        }
-        self.receive(slot)
+        self.accept(slot, c)
     }
 
-    /// What is neither READ nor WRITE, what has Data-Out that it does not want, and what the task set has to look at.
-    #[cold]
+    /// Nothing was said against it: it goes where its task set and its Data-Out let it.
     fn accept(&mut self, slot: Slot, c: &Command<'_>) -> Admit {
         let (task, cold) = self.tasks.both(slot);
         let id = task.id(slot);
@@ -155,7 +138,6 @@ impl Engine {
     }
 
     /// Lets the task set decide. `false`: the task is dormant.
-    #[inline]
     pub(crate) fn enlist(&mut self, slot: Slot) -> bool {
         let task = self.tasks.hot(slot);
         if task.row.head_of_queue {
@@ -180,7 +162,6 @@ impl Engine {
     }
 
     /// Memory for a task: now, or it stands in line and is served by [`Engine::settle`].
-    #[inline]
     pub(crate) fn take(&mut self, slot: Slot, bytes: u32) -> Option<Sgv> {
         if self.hungry.is_empty()
             && let Some(buf) = self.pool.take(bytes, self.share_of_task(slot))
@@ -228,7 +209,6 @@ impl Engine {
 }
 
 /// Everything that can be said against a command on arrival, in the order in which it is to be said.
-#[inline]
 fn judge(task: &mut Task, itl: &Itl, lu: &LuShard, c: &Command<'_>) -> Result<Plan, Refused> {
     let row = match table::lookup(c.cdb) {
         Ok(row) => row,
@@ -250,7 +230,7 @@ fn judge(task: &mut Task, itl: &Itl, lu: &LuShard, c: &Command<'_>) -> Result<Pl
     if !itl.access.allows(access) {
         return Err(Refused::Status(Status::ReservationConflict));
     }
-    if lu.closing {
+    if lu.is_closing() {
         return Err(Refused::Check(Sense::illegal_request(Asc::LOGICAL_UNIT_NOT_SUPPORTED)));
     }
     if row.needs != Needs::Nothing && !table::available(row, &lu.info) {

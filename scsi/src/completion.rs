@@ -2,7 +2,7 @@
 
 use spindle_bdev::{IoDone, IoResult};
 use spindle_mem::Sgv;
-use spindle_scsi_port::{NexusId, Outcome, PortEffect};
+use spindle_scsi_port::{Outcome, PortEffect};
 use spindle_scsi_spec::{Asc, Sense, SenseKey, Status};
 
 use crate::device_server::Exec;
@@ -14,8 +14,14 @@ use crate::planted::{self, Bug};
 use crate::task::{Slot, TaskState, flag, of_io_key};
 
 impl Engine {
-    #[inline]
+    /// An operation has ended, in whatever way.
+    #[inline(never)]
     pub(crate) fn io_ended(&mut self, done: IoDone) {
+        self.take_back(done);
+        self.settle();
+    }
+
+    fn take_back(&mut self, done: IoDone) {
         let (id, sub) = of_io_key(done.key);
         let under_way = 1 << (sub & 15);
         let (slot, task) = match self.tasks.find_mut(id) {
@@ -76,14 +82,13 @@ impl Engine {
     }
 
     /// The command has ended: outcome and data go to the transport, everything else back where it belongs.
-    #[inline]
     pub(crate) fn finish(&mut self, slot: Slot, verdict: Verdict) {
         let (task, cold) = self.tasks.both(slot);
         let lu = self.lus[usize::from(task.lu)].as_deref_mut().expect("a task keeps its unit");
         let expected = task.expected();
         let mut data = task.buf.take();
         let mut sent = 0;
-        let mut outcome = match verdict {
+        let outcome = match verdict {
             Verdict::Data(total) => {
                 // Data-In that the initiator has asked for, in the direction it said.
                 let total = if task.expected_write > 0 { 0 } else { total };
@@ -112,7 +117,6 @@ impl Engine {
             }
             Verdict::Status(status) => outcome::plain(status, residual(expected, 0)),
         };
-        outcome.residual_in = task.residual_in();
         match task.row.exec {
             Exec::Read => {
                 lu.stats.reads += 1;
@@ -132,31 +136,10 @@ impl Engine {
         {
             self.pool.put(buf);
         }
-        // The same as `leave` and `respond`, with everything at hand.
-        if task.has(flag::IN_SET) {
-            let itl = task.itl;
-            let set = if lu.tst_shared { &mut lu.set } else { &mut self.itls[usize::from(itl)].set };
-            set.leave(task);
-            if set.has_dormant() {
-                self.wakes.push(itl);
-                self.unsettled = true;
-            }
-        }
-        task.step(TaskState::Responding);
-        let nexus = &mut self.nexuses[usize::from(task.nexus)];
-        nexus.stats.read_bytes += u64::from(sent);
-        nexus.stats.checks += u64::from(outcome.status == Status::CheckCondition);
-        let gate = task.flags & (flag::HOLDS_GATE | flag::DRAINED) != 0;
-        let (id, cookie) = (task.id(slot), task.cookie);
-        let nexus = NexusId::new(self.cfg.core.0, task.nexus, nexus.generation);
-        let data = data.map(|buf| (buf, sent));
-        self.fx.port.push(PortEffect::Respond { task: id, cookie, nexus, outcome, data });
-        if gate {
-            self.leave_gate(slot);
-        }
+        self.respond(slot, outcome, data.map(|buf| (buf, sent)));
     }
 
-    /// The answer of a command that is not finished but refused, swallowed or aborted.
+    /// The answer of a command.
     pub(crate) fn respond(&mut self, slot: Slot, mut outcome: Outcome, data: Option<(Sgv, u32)>) {
         self.leave(slot);
         let id = self.tasks.id(slot);
@@ -167,12 +150,11 @@ impl Engine {
         let nexus = &mut self.nexuses[usize::from(slot)];
         nexus.stats.read_bytes += data.as_ref().map_or(0, |(_, bytes)| u64::from(*bytes));
         nexus.stats.checks += u64::from(outcome.status == Status::CheckCondition);
-        let nexus = NexusId::new(self.cfg.core.0, slot, nexus.generation);
+        let nexus = nexus.id;
         self.fx.port.push(PortEffect::Respond { task: id, cookie, nexus, outcome, data });
     }
 
     /// The task does nothing any more: its task set, and a gate that waits for it, hear of it.
-    #[inline]
     pub(crate) fn leave(&mut self, slot: Slot) {
         let task = self.tasks.hot(slot);
         if task.has(flag::IN_SET) {
@@ -208,7 +190,6 @@ impl Engine {
     }
 
     /// The task is over: its row is free.
-    #[inline]
     pub(crate) fn end(&mut self, slot: Slot) {
         let task = self.tasks.hot(slot);
         task.step(TaskState::Free);

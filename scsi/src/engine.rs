@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use spindle_bdev::IoDone;
+use spindle_bdev::{IoDone, IoResult};
 use spindle_mem::{Sgv, SgvPool, ShareId};
 use spindle_reactor::{CoreId, Tick};
 use spindle_scsi_port::{
@@ -132,8 +132,23 @@ impl Engine {
     /// An operation has ended.
     #[inline]
     pub fn on_io(&mut self, done: IoDone) {
+        self.on_io_shown(done, |_| {});
+    }
+
+    /// As [`Engine::on_io`]. What does not simply end its command well, as nearly all do, is shown to `look` first.
+    #[inline]
+    pub fn on_io_shown(&mut self, done: IoDone, look: impl FnOnce(&IoDone)) {
+        let IoDone { key, data, result } = done;
+        let data = match (result, data) {
+            (IoResult::Ok, Some(buf)) => match self.io_ended_quick(key, buf) {
+                Ok(()) => return,
+                Err(buf) => Some(buf),
+            },
+            (_, data) => data,
+        };
+        let done = IoDone { key, data, result };
+        look(&done);
         self.io_ended(done);
-        self.settle();
     }
 
     /// A message to an engine; to our own it goes through a queue.
@@ -312,7 +327,7 @@ impl Engine {
 
     /// The gate of a unit, for people and tests.
     pub fn gate_of(&self, lu: LuId) -> Option<Gate> {
-        self.lu_slots.get(&lu).map(|slot| self.lu(*slot).gate)
+        self.lu_slots.get(&lu).map(|slot| self.lu(*slot).gate())
     }
 }
 
@@ -355,6 +370,9 @@ impl Mid for Engine {
 
     #[inline]
     fn command(&mut self, command: &Command<'_>) -> Admit {
+        if let Some(admit) = self.admit_quick(command) {
+            return admit;
+        }
         let admit = self.admit(command);
         self.settle();
         admit
@@ -362,28 +380,9 @@ impl Mid for Engine {
 
     #[inline]
     fn received(&mut self, task: TaskId, buf: Sgv) {
-        let Some(slot) = self.receiving(task, false) else {
-            self.put(buf);
-            return self.settle();
-        };
-        let (t, room) = (self.tasks.hot(slot), buf.capacity());
-        t.flags |= flag::RECEIVED;
-        let (short, cramped) = (buf.len() < t.land, room < t.wanted);
-        let bytes = u64::from(t.land);
-        t.buf = Some(buf);
-        let (aborted, nexus) = (t.has(flag::ABORTED), t.nexus);
-        self.nexuses[usize::from(nexus)].stats.write_bytes += bytes;
-        if aborted {
-            self.end_aborted(slot);
-        } else if short {
-            self.finish(slot, Verdict::Check(sense_of_receive(ReceiveError::Protocol)));
-        } else if cramped {
-            // Adopted memory without the room that a comparing command asked for.
-            self.finish(slot, Verdict::Status(Status::Busy));
-        } else {
-            self.ready(slot);
+        if let Err(buf) = self.received_quick(task, buf) {
+            self.received_closely(task, buf);
         }
-        self.settle();
     }
 
     fn receive_failed(&mut self, task: TaskId, buf: Option<Sgv>, why: ReceiveError) {
@@ -437,12 +436,9 @@ impl Mid for Engine {
 
     #[inline]
     fn responded(&mut self, task: TaskId) {
-        if let Some((slot, t)) = self.tasks.find_mut(task)
-            && t.state() == TaskState::Responding
-        {
-            self.end(slot);
+        if !self.responded_quick(task) {
+            self.responded_closely(task);
         }
-        self.settle();
     }
 
     #[inline]
@@ -476,6 +472,44 @@ impl Mid for Engine {
 }
 
 impl Engine {
+    /// The status of a task stands in the send order; what [`Engine::responded_quick`] did not know what to do with.
+    #[inline(never)]
+    fn responded_closely(&mut self, task: TaskId) {
+        if let Some((slot, t)) = self.tasks.find_mut(task)
+            && t.state() == TaskState::Responding
+        {
+            self.end(slot);
+        }
+        self.settle();
+    }
+
+    /// All Data-Out of a task is in; what [`Engine::received_quick`] did not know what to do with.
+    #[inline(never)]
+    fn received_closely(&mut self, task: TaskId, buf: Sgv) {
+        let Some(slot) = self.receiving(task, false) else {
+            self.put(buf);
+            return self.settle();
+        };
+        let (t, room) = (self.tasks.hot(slot), buf.capacity());
+        t.flags |= flag::RECEIVED;
+        let (short, cramped) = (buf.len() < t.land, room < t.wanted);
+        let bytes = u64::from(t.land);
+        t.buf = Some(buf);
+        let (aborted, nexus) = (t.has(flag::ABORTED), t.nexus);
+        self.nexuses[usize::from(nexus)].stats.write_bytes += bytes;
+        if aborted {
+            self.end_aborted(slot);
+        } else if short {
+            self.finish(slot, Verdict::Check(sense_of_receive(ReceiveError::Protocol)));
+        } else if cramped {
+            // Adopted memory without the room that a comparing command asked for.
+            self.finish(slot, Verdict::Status(Status::Busy));
+        } else {
+            self.ready(slot);
+        }
+        self.settle();
+    }
+
     /// The slot of a task that receives (or swallows) and may still go on.
     #[inline]
     fn receiving(&self, task: TaskId, swallows: bool) -> Option<Slot> {

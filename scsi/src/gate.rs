@@ -79,7 +79,7 @@ impl Engine {
         // We left and asked to come back while the home still counts us in: nothing starts here before `Joined`, which
         // stands behind this closing.
         if shard.member != Membership::Joining {
-            shard.gate = Gate::Closed { epoch, scope };
+            shard.set_gate(Gate::Closed { epoch, scope });
         }
         let (whose, except, cause, asker) = match abort {
             None => (Whose::Nobody, None, AbortCause::ClearTaskSet, None),
@@ -159,8 +159,8 @@ impl Engine {
     /// The home opens the gate.
     pub(crate) fn gate_open(&mut self, slot: u16, _epoch: u32) {
         let shard = self.lu_mut(slot);
-        if matches!(shard.gate, Gate::Closed { .. }) {
-            shard.gate = Gate::Open;
+        if matches!(shard.gate(), Gate::Closed { .. }) {
+            shard.set_gate(Gate::Open);
             self.release_blocked(slot);
         }
     }

@@ -40,6 +40,7 @@ pub mod nexus;
 pub mod outcome;
 mod performance;
 pub mod planted;
+mod quick;
 pub mod reserve;
 mod router;
 pub mod stats;

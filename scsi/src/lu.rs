@@ -15,8 +15,9 @@ use crate::engine::Engine;
 use crate::gate::Gate;
 use crate::home::LuHome;
 use crate::message::{Policy, ScsiMsg};
+use crate::nexus::Moved;
 use crate::reserve::{AccessMask, ReserveTable, persist};
-use crate::task::{BEYOND_THE_END, GONE_AFTER_ALL, Line, NO_ITL, PROTECTED_AFTER_ALL, Task, TaskState};
+use crate::task::{BEYOND_THE_END, GONE_AFTER_ALL, Line, NO_ITL, PROTECTED_AFTER_ALL, Task, TaskState, flag};
 use crate::task_manager::Then;
 use crate::task_set::TaskSet;
 
@@ -53,7 +54,9 @@ pub struct LuShard {
     /// Largest vector of the pool.
     pub buffer_bytes_max: u32,
     /// Whether tasks may start.
-    pub gate: Gate,
+    gate: Gate,
+    /// Nothing that concerns all commands stands in their way: open, not closing, no task set in common.
+    quiet: bool,
     /// Tasks that wait for it to open.
     pub blocked: Line,
     /// The task set of all, under TST 000b.
@@ -70,7 +73,7 @@ pub struct LuShard {
     /// Where we stand with the home.
     pub member: Membership,
     /// It is to go as soon as nobody uses it.
-    pub closing: bool,
+    closing: bool,
     /// Counters.
     pub stats: LuStats,
     /// Its policy, if this is the home core.
@@ -129,6 +132,14 @@ impl LuStats {
         self.errors += other.errors;
         self.blocked += other.blocked;
     }
+
+    /// Adds what went the usual way through one of its I_T_L nexuses.
+    pub fn add_moved(&mut self, moved: &Moved) {
+        self.reads += moved.reads;
+        self.writes += moved.writes;
+        self.read_bytes += moved.read_bytes;
+        self.write_bytes += moved.write_bytes;
+    }
 }
 
 impl LuShard {
@@ -158,6 +169,7 @@ impl LuShard {
             transfer_blocks_max: 0,
             buffer_bytes_max: 0,
             gate: Gate::Joining,
+            quiet: false,
             blocked: Line::default(),
             set: TaskSet::default(),
             descriptor_sense: false,
@@ -172,6 +184,31 @@ impl LuShard {
         };
         lu.refresh(limits);
         lu
+    }
+
+    /// Whether tasks may start.
+    #[inline]
+    pub fn gate(&self) -> Gate {
+        self.gate
+    }
+
+    /// Opens or closes the gate.
+    pub fn set_gate(&mut self, gate: Gate) {
+        self.gate = gate;
+        self.quiet = gate.is_open() && !self.closing && !self.tst_shared;
+    }
+
+    /// It is to go as soon as nobody uses it.
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Nothing that concerns all commands stands in their way: the gate is open, the unit stays, each nexus has a
+    /// task set of its own.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Works out again what hangs on device and policy, so that commands need not.
@@ -236,7 +273,9 @@ impl Engine {
     /// out of the LUN maps first, so that initiators hear of it.
     pub fn close_lu(&mut self, lu: LuId) {
         if let Some(&slot) = self.lu_slots.get(&lu) {
-            self.lu_mut(slot).closing = true;
+            let shard = self.lu_mut(slot);
+            shard.closing = true;
+            shard.set_gate(shard.gate);
             self.lu_gives_up(slot);
             for itl in self.lu(slot).itls.clone() {
                 self.itl_ends(itl);
@@ -297,7 +336,7 @@ impl Engine {
         let shard = self.lu_mut(slot);
         if matches!(shard.member, Membership::Out | Membership::Leaving) {
             shard.member = Membership::Joining;
-            shard.gate = Gate::Joining;
+            shard.set_gate(Gate::Joining);
             let (lu, home) = (shard.lu, shard.home);
             let limits = self.limits;
             self.lu_mut(slot).refresh(limits);
@@ -324,7 +363,7 @@ impl Engine {
         shard.member = Membership::In;
         self.take_policy(slot, policy);
         let shard = self.lu_mut(slot);
-        shard.gate = Gate::Open;
+        shard.set_gate(Gate::Open);
         if shard.protected == Some(Asc::SOFTWARE_WRITE_PROTECTED) {
             self.refuse_later(slot, &PROTECTED_AFTER_ALL, |task| task.row.exec.writes_medium());
         }
@@ -356,7 +395,7 @@ impl Engine {
     fn lu_gives_up(&mut self, slot: u16) {
         if self.lu(slot).member == Membership::Out {
             self.refuse_later(slot, &GONE_AFTER_ALL, |_| true);
-            self.lu_mut(slot).gate = Gate::Open;
+            self.lu_mut(slot).set_gate(Gate::Open);
             self.release_blocked(slot);
         }
     }
@@ -396,7 +435,9 @@ impl Engine {
         };
         let found = self.tasks.iter().filter(|(_, task)| waits(task) && which(task));
         for at in found.map(|(at, _)| at).collect::<Vec<_>>() {
-            self.tasks.hot(at).row = row;
+            let task = self.tasks.hot(at);
+            task.row = row;
+            task.flags &= !flag::PLAIN;
         }
     }
 

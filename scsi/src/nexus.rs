@@ -18,8 +18,8 @@ use crate::unit_attention::Attentions;
 pub struct Nexus {
     /// Its name while commands may come from it; nought, which names nothing, otherwise.
     pub live: u32,
-    /// Tells it from earlier holders of the slot.
-    pub generation: u8,
+    /// Its name, or its last holder's.
+    pub id: NexusId,
     /// In use.
     pub up: bool,
     /// The session has ended; its tasks are ending.
@@ -57,6 +57,30 @@ pub struct NexusStats {
     pub tmfs: u64,
 }
 
+impl NexusStats {
+    /// Adds what went the usual way.
+    pub fn add_moved(&mut self, moved: &Moved) {
+        self.read_bytes += moved.read_bytes;
+        self.write_bytes += moved.received_bytes;
+    }
+}
+
+/// What the usual way ([`crate::quick`]) has moved through an I_T_L nexus. It joins the counters of nexus and
+/// unit when somebody asks for them, and when the I_T_L nexus ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Moved {
+    /// READ commands ended.
+    pub reads: u64,
+    /// Bytes they read.
+    pub read_bytes: u64,
+    /// WRITE commands ended.
+    pub writes: u64,
+    /// Bytes they wrote.
+    pub write_bytes: u64,
+    /// Bytes received from the initiator, written or not.
+    pub received_bytes: u64,
+}
+
 /// A nexus and one logical unit it sees.
 pub struct Itl {
     /// In use.
@@ -65,6 +89,8 @@ pub struct Itl {
     pub gone: bool,
     /// Slot of the nexus.
     pub nexus: u16,
+    /// Its name.
+    pub nexus_id: NexusId,
     /// The unit on this core.
     pub lu: u16,
     /// Its place in the unit's list.
@@ -81,14 +107,17 @@ pub struct Itl {
     pub set: TaskSet,
     /// Tasks alive.
     pub tasks: u32,
+    /// Counters.
+    pub moved: Moved,
 }
 
 impl Itl {
-    fn new(nexus: u16, lu: u16, lun: u16, read_only: bool) -> Itl {
+    fn new(nexus_id: NexusId, lu: u16, lun: u16, read_only: bool) -> Itl {
         Itl {
             up: true,
             gone: false,
-            nexus,
+            nexus: nexus_id.slot(),
+            nexus_id,
             lu,
             place: 0,
             lun,
@@ -97,6 +126,7 @@ impl Itl {
             attentions: Attentions::default(),
             set: TaskSet::default(),
             tasks: 0,
+            moved: Moved::default(),
         }
     }
 }
@@ -138,7 +168,7 @@ impl Engine {
     }
 
     pub(crate) fn nexus_id(&self, slot: u16) -> NexusId {
-        NexusId::new(self.cfg.core.0, slot, self.nexuses[usize::from(slot)].generation)
+        self.nexuses[usize::from(slot)].id
     }
 
     pub(crate) fn nexus_begins(&mut self, info: Box<NexusInfo>) -> Result<NexusId, Refusal> {
@@ -156,7 +186,7 @@ impl Engine {
             None if self.nexuses.len() < usize::from(self.cfg.nexuses_max) => {
                 self.nexuses.push(Nexus {
                     live: 0,
-                    generation: 0,
+                    id: NexusId::new(self.cfg.core.0, self.nexuses.len() as u16, 0),
                     up: false,
                     lost: false,
                     info: Arc::clone(&info),
@@ -176,8 +206,9 @@ impl Engine {
         let ports = self.ports_of(&info);
         let nexus = &mut self.nexuses[slot];
         // Never nought: a name of noughts names nothing.
-        nexus.generation = nexus.generation.checked_add(1).unwrap_or(1);
-        nexus.live = NexusId::new(self.cfg.core.0, slot as u16, nexus.generation).0;
+        let generation = nexus.id.generation().checked_add(1).unwrap_or(1);
+        nexus.id = NexusId::new(self.cfg.core.0, slot as u16, generation);
+        nexus.live = nexus.id.0;
         nexus.up = true;
         nexus.lost = false;
         nexus.ports = ports;
@@ -246,7 +277,7 @@ impl Engine {
 
     /// The caller has seen to it that there is room ([`Engine::itls_left`]).
     pub(crate) fn itl_begins(&mut self, nexus: u16, lu: u16, lun: u16, read_only: bool) -> u16 {
-        let mut itl = Itl::new(nexus, lu, lun, read_only);
+        let mut itl = Itl::new(self.nexus_id(nexus), lu, lun, read_only);
         itl.access = self.access_here(lu, nexus);
         let slot = match self.itls_free.pop() {
             Some(slot) => {
@@ -294,6 +325,9 @@ impl Engine {
         debug_assert!(itl.gone && itl.tasks == 0 && itl.set.is_empty());
         itl.up = false;
         let (nexus, lu, place) = (itl.nexus, itl.lu, itl.place);
+        let moved = std::mem::take(&mut itl.moved);
+        self.nexuses[usize::from(nexus)].stats.add_moved(&moved);
+        self.lu_mut(lu).stats.add_moved(&moved);
         let name = &self.nexuses[usize::from(nexus)].name;
         if self.lu(lu).policy.reserve.legacy_holder() == Some(name) {
             // Its LUN is mapped no longer: it could never RELEASE.

@@ -36,11 +36,10 @@ impl Engine {
     }
 
     /// Its Data-Out is in (or there is none) and its task set lets it run: it starts, or stands at the gate.
-    #[inline]
     pub(crate) fn ready(&mut self, slot: Slot) {
         let task = self.tasks.hot(slot);
         let lu = self.lus[usize::from(task.lu)].as_deref_mut().expect("a task keeps its unit");
-        if !lu.gate.is_open() && lu.gate.stops(task) {
+        if !lu.gate().is_open() && lu.gate().stops(task) {
             if task.state() != TaskState::Blocked {
                 task.step(TaskState::Blocked);
             }

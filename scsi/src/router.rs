@@ -72,7 +72,7 @@ impl Engine {
 
     /// A unit that may be shown to a nexus: open, and not about to go.
     pub(crate) fn lu_to_map(&self, lu: LuId) -> Option<u16> {
-        self.lu_slots.get(&lu).copied().filter(|slot| !self.lu(*slot).closing)
+        self.lu_slots.get(&lu).copied().filter(|slot| !self.lu(*slot).is_closing())
     }
 
     /// The initiator has learnt that its LUNs changed, by whichever unit told it first (SPC-4 §6.33: REPORT LUNS

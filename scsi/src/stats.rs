@@ -62,12 +62,19 @@ impl Engine {
 
     /// Counters of a nexus.
     pub fn nexus_stats(&self, nexus: NexusId) -> Option<NexusStats> {
-        self.nexus_slot(nexus).map(|slot| self.nexuses[usize::from(slot)].stats)
+        let slot = self.nexus_slot(nexus)?;
+        let mut stats = self.nexuses[usize::from(slot)].stats;
+        let own = self.itls.iter().filter(|itl| itl.up && itl.nexus == slot);
+        own.for_each(|itl| stats.add_moved(&itl.moved));
+        Some(stats)
     }
 
     /// Counters of a unit on this core.
     pub fn lu_stats(&self, lu: LuId) -> Option<LuStats> {
-        self.lu_slots.get(&lu).map(|slot| self.lu(*slot).stats)
+        let lu = self.lu(*self.lu_slots.get(&lu)?);
+        let mut stats = lu.stats;
+        lu.itls.iter().for_each(|itl| stats.add_moved(&self.itls[usize::from(*itl)].moved));
+        Some(stats)
     }
 
     /// Payload that this core's processor copied for a unit. `None`: there are more units than shares of memory, and this

@@ -62,7 +62,7 @@ impl TaskState {
     /// Whether a task may go from here to `next`. Everything else is a mistake of ours.
     #[inline]
     pub const fn may_become(self, next: TaskState) -> bool {
-        LEGAL[self as usize] >> (next as u8) & 1 == 1
+        ORIGINS[next as usize] >> (self as u8) & 1 == 1
     }
 }
 
@@ -90,6 +90,21 @@ const LEGAL: [u8; STATES] = {
         states(&[WantsBuffer, Blocked, Executing, Responding, Free]),
         states(&[Free]),
     ]
+};
+
+/// The same by where a step leads: most callers name that in their code, so that this is one constant to them.
+const ORIGINS: [u8; STATES] = {
+    let mut origins = [0; STATES];
+    let mut from = 0;
+    while from < STATES {
+        let mut to = 0;
+        while to < STATES {
+            origins[to] |= (LEGAL[from] >> to & 1) << from;
+            to += 1;
+        }
+        from += 1;
+    }
+    origins
 };
 
 /// Why a task is ended before its time.
@@ -157,6 +172,8 @@ pub mod flag {
     pub const REVOKING: u16 = 1 << 11;
     /// ORDERED in a shared task set of several cores: takes the gate first.
     pub const GATED: u16 = 1 << 12;
+    /// A READ or WRITE whose CDB says what the initiator expects, and whose row is still its own (see `quick`).
+    pub const PLAIN: u16 = 1 << 13;
 }
 
 /// The hot half of a row.
@@ -320,7 +337,7 @@ impl Task {
     }
 
     /// The only way from state to state.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn step(&mut self, next: TaskState) {
         assert!(self.state.may_become(next), "a task cannot go from {:?} to {next:?}", self.state);
@@ -355,7 +372,9 @@ impl Task {
 pub struct TaskTable {
     hot: Vec<Task>,
     cold: Vec<Cold>,
-    free: Vec<Slot>,
+    /// The free rows, a stack of so many.
+    free: Box<[Slot]>,
+    free_len: usize,
     /// Arrivals so far.
     seq: u64,
 }
@@ -368,18 +387,19 @@ impl TaskTable {
             hot: (0..rows).map(|_| Task::free()).collect(),
             cold: (0..rows).map(|_| Cold::default()).collect(),
             free: (0..rows).rev().collect(),
+            free_len: rows as usize,
             seq: 0,
         }
     }
 
     /// Rows in use.
     pub fn alive(&self) -> u32 {
-        (self.hot.len() - self.free.len()) as u32
+        (self.hot.len() - self.free_len) as u32
     }
 
     /// Rows not in use.
     pub fn free(&self) -> u32 {
-        self.free.len() as u32
+        self.free_len as u32
     }
 
     /// All rows there are.
@@ -389,9 +409,10 @@ impl TaskTable {
 
     /// Takes a free row; its generation is set, everything else is as the last holder left it but for flags,
     /// lines and operations, which are none.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self) -> Option<(Slot, &mut Task)> {
-        let slot = self.free.pop()?;
+        let slot = *self.free.get(self.free_len.wrapping_sub(1))?;
+        self.free_len -= 1;
         self.seq += 1;
         let task = &mut self.hot[slot as usize];
         task.seq = self.seq;
@@ -406,7 +427,18 @@ impl TaskTable {
     /// Gives a row back. It must be in state `Free`, without buffer and without operations.
     #[inline]
     pub fn put(&mut self, slot: Slot) {
-        let task = &mut self.hot[slot as usize];
+        let id = self.hot[slot as usize].id(slot);
+        assert!(self.put_if(id, |_| true), "its own name is not stale");
+    }
+
+    /// As [`TaskTable::put`], if the name is not stale and `ready` says yes, which has then ended the task.
+    #[inline(always)]
+    pub fn put_if(&mut self, id: TaskId, ready: impl FnOnce(&mut Task) -> bool) -> bool {
+        let slot = id.0 & 0xFFFF;
+        let Some(task) = self.hot.get_mut(slot as usize) else { return false };
+        if u32::from(task.generation) != id.0 >> 16 || !ready(task) {
+            return false;
+        }
         assert!(
             task.state == TaskState::Free && task.buf.is_none() && task.in_flight == 0,
             "a task row goes back empty"
@@ -415,7 +447,9 @@ impl TaskTable {
         task.generation = if task.generation == u16::MAX { 1 } else { task.generation + 1 };
         task.flags = 0;
         task.stage = 0;
-        self.free.push(slot);
+        self.free[self.free_len] = slot;
+        self.free_len += 1;
+        true
     }
 
     /// The name of the task in `slot`.
@@ -430,6 +464,12 @@ impl TaskTable {
         let slot = id.0 & 0xFFFF;
         let task = self.hot.get(slot as usize)?;
         (u32::from(task.generation) == id.0 >> 16 && task.state != TaskState::Free).then_some(slot)
+    }
+
+    /// The row of a task that is known to be alive unless the name is stale: a row that is put back changes its name.
+    #[inline(always)]
+    pub fn row_of(&mut self, id: TaskId) -> Option<&mut Task> {
+        self.hot.get_mut((id.0 & 0xFFFF) as usize).filter(|task| u32::from(task.generation) == id.0 >> 16)
     }
 
     /// The task itself, unless the name is stale.

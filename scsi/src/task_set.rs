@@ -21,28 +21,35 @@ pub struct TaskSet {
 }
 
 impl TaskSet {
-    /// A task arrives that is like all others: SIMPLE, and nothing holds it back. `false`: look closer, with
-    /// [`TaskSet::admit`].
+    /// Nobody holds a SIMPLE task back that arrives now.
     #[inline]
-    pub fn admit_simple(&mut self, task: &mut Task) -> bool {
-        let simple = self.barriers == 0
-            && self.dormant.is_empty()
-            && matches!(task.attr, TaskAttr::Simple | TaskAttr::Untagged);
-        if simple {
-            self.active += 1;
-            task.flags |= flag::IN_SET;
-        }
-        simple
+    pub fn is_simple(&self) -> bool {
+        self.barriers == 0 && self.dormant.is_empty()
+    }
+
+    /// A SIMPLE task arrives that nobody holds back ([`TaskSet::is_simple`]); the caller notes it in the task's
+    /// flags.
+    #[inline]
+    pub fn enter_simple(&mut self) {
+        debug_assert!(self.is_simple());
+        self.active += 1;
+    }
+
+    /// A SIMPLE task has ended; the caller takes it out of the task's flags.
+    #[inline]
+    pub fn leave_simple(&mut self) {
+        self.active -= 1;
     }
 
     /// A task arrives. `true`: it may run now; otherwise it stands in line, and [`TaskSet::wake`] will name it.
-    #[cold]
     pub fn admit(&mut self, tasks: &mut TaskTable, slot: Slot, attr: TaskAttr) -> bool {
         tasks.hot(slot).attr = attr;
-        if self.admit_simple(tasks.hot(slot)) {
+        let task = tasks.hot(slot);
+        if self.is_simple() && matches!(attr, TaskAttr::Simple | TaskAttr::Untagged) {
+            self.active += 1;
+            task.flags |= flag::IN_SET;
             return true;
         }
-        let task = tasks.hot(slot);
         match attr {
             // SAM-5 §8.6.4: HEAD OF QUEUE enters the enabled state at once.
             TaskAttr::HeadOfQueue => {

@@ -1,7 +1,7 @@
 //! What the flight recorder of a core notes, and how it is read: by RPC, and when the process dies of a panic.
 //!
-//! One record for each operation given to a device, each that came back, each answer to an initiator, and each
-//! message between cores: the last moments of a core can be read like a log, and cost a few stores each.
+//! One record for each operation given to a device, each that came back without ending its command, each answer to an
+//! initiator, and each message between cores: the last moments of a core can be read like a log, and cost a few stores each.
 
 use std::sync::{Mutex, OnceLock};
 
@@ -76,8 +76,7 @@ impl Notes {
         self.note(at, SUBMIT, channel.0, io.key.0 as u32, [io.lba, what]);
     }
 
-    /// It came back.
-    #[inline]
+    /// It came back, and did not end its command well: of those that do, the answer in the same turn tells.
     pub fn done(&mut self, at: Tick, done: &IoDone) {
         let event = if matches!(done.result, IoResult::Err(_)) { FAILED } else { DONE };
         self.note(at, event, 0, done.key.0 as u32, [done.key.0, 0]);
@@ -96,6 +95,14 @@ impl Notes {
                 let bytes = data.as_ref().map_or(0, |(_, bytes)| u64::from(*bytes));
                 self.note(at, RESPOND, outcome.status.code().into(), task.0, [u64::from(nexus.0), bytes]);
             }
+            other => self.effect_but_answer(at, other),
+        }
+    }
+
+    #[cold]
+    fn effect_but_answer(&mut self, at: Tick, effect: &PortEffect) {
+        match effect {
+            PortEffect::Respond { .. } => {}
             PortEffect::Land { task, nexus, buf, .. } => {
                 self.note(at, LAND, 0, task.0, [u64::from(nexus.0), u64::from(buf.len())]);
             }

@@ -182,8 +182,7 @@ impl<N: Net> Core<N> {
     fn carry_out(&mut self, mail: &mut Mailbox<ShardMsg<N>>) -> u32 {
         let mut work = self.done.len() as u32;
         for done in self.done.drain(..) {
-            self.notes.done(self.now, &done);
-            self.engine.on_io(done);
+            self.engine.on_io_shown(done, |done| self.notes.done(self.now, done));
         }
         if self.engine.effects().is_empty() {
             return work;
@@ -191,9 +190,9 @@ impl<N: Net> Core<N> {
         // Vectors are exchanged, so that their capacity goes round and the engine may add to its own meanwhile.
         let mut io = std::mem::take(&mut self.engine.effects().io);
         work += io.len() as u32;
+        let mut cx = IoCx { now: self.now, pool: self.engine.pool_mut(), done: &mut self.done };
         for (channel, op) in io.drain(..) {
             self.notes.submit(self.now, channel, &op);
-            let mut cx = IoCx { now: self.now, pool: self.engine.pool_mut(), done: &mut self.done };
             self.channels.submit(channel, op, &mut cx);
         }
         give_back(&mut self.engine.effects().io, io);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::page_table::{Busy, Hand, PageTable};
 use crate::pool::SgvPool;
-use crate::sgv::{Kind, Sgv};
+use crate::sgv::{Kind, Seg, Sgv};
 use crate::{PAGE_BYTES, SGV_BYTES_MAX};
 
 /// A lender in one pool's list. It means nothing to another pool.
@@ -65,6 +65,7 @@ impl SgvPool {
 
     /// Takes a table off the list, now or when the last vector lent out of it is back. The number must not be
     /// used again by the caller.
+    #[cold]
     pub fn retire(&mut self, id: LenderId) {
         self.lender(id).retired = true;
         // An error means that vectors are out: the last one back tries again.
@@ -79,40 +80,88 @@ impl SgvPool {
 
     /// The bytes of the disk itself, to read: `len` bytes at `offset`, counted until the vector is put back.
     /// `None`: no vector to lend them with now, the table's limit is reached, or more than [`SGV_BYTES_MAX`].
+    #[inline]
     pub fn lend(&mut self, id: LenderId, offset: u64, len: u32) -> Option<Sgv> {
         let first = (PAGE_BYTES - (offset % PAGE_BYTES as u64) as usize).min(len as usize) as u32;
-        let mut sgv = self.take_lent(id, first, len)?;
-        self.lender(id).table.lend(offset, len, &mut sgv.header_mut().segs);
-        Some(sgv)
+        self.lend_with(id, first, len, |table, segs| {
+            table.lend(offset, len, segs);
+            true
+        })
     }
 
     /// Zeroes to read: the lender's zero page over and over. `None` as for [`SgvPool::lend`].
+    #[inline]
     pub fn lend_zeroes(&mut self, id: LenderId, len: u32) -> Option<Sgv> {
-        let mut sgv = self.take_lent(id, (PAGE_BYTES as u32).min(len), len)?;
-        self.lender(id).table.lend_zeroes(len, &mut sgv.header_mut().segs);
+        if len <= PAGE_BYTES as u32
+            && let Some(sgv) = self.lend_of(0, id, len, len, |table, segs| table.lend_zero_page(len, segs))
+        {
+            return Some(sgv);
+        }
+        self.lend_many_zeroes(id, len)
+    }
+
+    #[inline(never)]
+    fn lend_many_zeroes(&mut self, id: LenderId, len: u32) -> Option<Sgv> {
+        let first = (PAGE_BYTES as u32).min(len);
+        self.lend_with(id, first, len, |table, segs| table.lend_zeroes(len, segs))
+    }
+
+    /// A vector of `len` bytes, `first` of them in its first page; `fill` names the pages, and says whether they are
+    /// counted.
+    #[inline]
+    fn lend_with(
+        &mut self,
+        id: LenderId,
+        first: u32,
+        len: u32,
+        fill: impl Fn(&PageTable, &mut Vec<Seg>) -> bool + Copy,
+    ) -> Option<Sgv> {
+        let pages = (len - first).div_ceil(PAGE_BYTES as u32) + 1;
+        if pages <= LENT_PAGES[0]
+            && let Some(sgv) = self.lend_of(0, id, first, len, fill)
+        {
+            return Some(sgv);
+        }
+        let fits = LENT_PAGES.iter().position(|&max| pages <= max)?;
+        let class = self.lend_elsewhere(id, fits)?;
+        self.lend_of(class, id, first, len, fill)
+    }
+
+    /// A vector of this class, if there is one and the lender has not reached its limit.
+    #[inline(always)]
+    fn lend_of(
+        &mut self,
+        class: usize,
+        id: LenderId,
+        first: u32,
+        len: u32,
+        fill: impl Fn(&PageTable, &mut Vec<Seg>) -> bool,
+    ) -> Option<Sgv> {
+        let lender = self.lenders[usize::from(id.0)].as_mut().expect("the lender is registered");
+        if lender.out >= lender.out_max {
+            return None;
+        }
+        let mut sgv = self.lent[class].pop()?;
+        lender.out += 1;
+        let h = sgv.header_mut();
+        (h.len, h.capacity, h.first, h.lender) = (len, len, first, id);
+        h.counted = fill(&lender.table, &mut h.segs);
         Some(sgv)
     }
 
-    fn take_lent(&mut self, id: LenderId, first: u32, len: u32) -> Option<Sgv> {
-        let pages = (len - first).div_ceil(PAGE_BYTES as u32) + 1;
-        let fits = LENT_PAGES.iter().position(|&max| pages <= max)?;
-        if self.lender(id).out >= self.lender(id).out_max {
-            self.reclaim();
-            let lender = self.lender(id);
-            (lender.out < lender.out_max).then_some(())?;
-        }
-        if self.lent[fits].free.is_empty() {
+    /// What is on its way home, and larger vectors, are looked at: a class to lend from.
+    fn lend_elsewhere(&mut self, id: LenderId, fits: usize) -> Option<usize> {
+        let lender = self.lender(id);
+        if lender.out >= lender.out_max || self.lent[fits].free.is_empty() {
             self.reclaim();
         }
-        let Some(class) = (fits..LENT_PAGES.len()).find(|&c| !self.lent[c].free.is_empty()) else {
+        let lender = self.lender(id);
+        (lender.out < lender.out_max).then_some(())?;
+        let class = (fits..LENT_PAGES.len()).find(|&c| !self.lent[c].free.is_empty());
+        if class.is_none() {
             self.lent[fits].refused += 1;
-            return None;
-        };
-        let mut sgv = self.lent[class].pop()?;
-        self.lender(id).out += 1;
-        let h = sgv.header_mut();
-        (h.len, h.capacity, h.first, h.lender) = (len, len, first, id);
-        Some(sgv)
+        }
+        class
     }
 
     /// Stores `range` of the vector at `offset` of the disk: pages are exchanged where both have their borders
@@ -161,26 +210,27 @@ impl SgvPool {
         });
     }
 
+    #[inline]
     fn lender(&mut self, id: LenderId) -> &mut Lender {
         self.lenders[usize::from(id.0)].as_mut().expect("the lender is registered")
     }
 
     /// A lent vector is back.
+    #[inline]
     pub(crate) fn shelve_lent(&mut self, mut sgv: Sgv) {
         debug_assert!(sgv.kind() == Kind::Lent);
+        if sgv.header().counted {
+            self.lender(sgv.header().lender).table.release(sgv.segs());
+        }
         let h = sgv.header_mut();
         self.copied_bytes += u64::from(h.copied.take());
-        let lender = self.lenders[usize::from(h.lender.0)].as_mut().expect("lenders stay while they lend");
-        lender.table.release(&h.segs);
-        lender.out -= 1;
-        let last = lender.retired && lender.out == 0;
-        let id = h.lender;
-        (h.len, h.capacity) = (0, 0);
         h.segs.clear();
-        let class = usize::from(h.class);
-        self.lent[class].push(sgv);
-        if last {
-            let _ = self.unregister(id);
+        let id = h.lender;
+        self.lent[usize::from(h.class)].push(sgv);
+        let lender = self.lender(id);
+        lender.out -= 1;
+        if lender.retired {
+            self.retire(id);
         }
     }
 }
@@ -190,7 +240,7 @@ mod tests {
     use spindle_reactor::CoreId;
 
     use super::*;
-    use crate::{Arena, ArenaConfig, PoolConfig, Seg, ShareId};
+    use crate::{Arena, ArenaConfig, PoolConfig, ShareId};
 
     const DISK: u64 = 64 << 10;
     const NONE: ShareId = ShareId(0);

@@ -265,11 +265,23 @@ impl PageTable {
         Ok(())
     }
 
-    /// As [`PageTable::lend`], of nothing but the zero page.
-    pub(crate) fn lend_zeroes(&self, len: u32, segs: &mut Vec<Seg>) {
-        for part in parts(0, u64::from(len)) {
-            segs.push(Seg { len: part.len as u32, ..self.zeroes });
+    /// As [`PageTable::lend`], of nothing but the zero page, which is not counted.
+    pub(crate) fn lend_zeroes(&self, len: u32, segs: &mut Vec<Seg>) -> bool {
+        let mut left = len;
+        while left > 0 {
+            let now = left.min(PAGE_BYTES as u32);
+            segs.push(Seg { len: now, ..self.zeroes });
+            left -= now;
         }
+        false
+    }
+
+    /// The same within one page.
+    #[inline]
+    pub(crate) fn lend_zero_page(&self, len: u32, segs: &mut Vec<Seg>) -> bool {
+        assert!(segs.len() < segs.capacity(), "a vector to lend with has room for its pages");
+        segs.push(Seg { len, ..self.zeroes });
+        false
     }
 
     /// Replaces a page by one that differs in one part. `None`: no spare, or others kept being quicker.

@@ -85,14 +85,16 @@ pub(crate) struct Class {
 }
 
 impl Class {
+    #[inline]
     pub fn pop(&mut self) -> Option<Sgv> {
         let sgv = self.free.pop();
         self.low = self.low.min(self.free.len() as u32);
         sgv
     }
 
+    #[inline]
     pub fn push(&mut self, sgv: Sgv) {
-        debug_assert!(self.free.len() < self.free.capacity(), "more vectors came back than were made");
+        assert!(self.free.len() < self.free.capacity(), "more vectors came back than were made");
         self.free.push(sgv);
     }
 
@@ -186,6 +188,7 @@ impl SgvPool {
             class: class as u8,
             share: ShareId::default(),
             lender: LenderId::default(),
+            counted: false,
             copied: 0.into(),
             refs: 0.into(),
             segs,
@@ -201,11 +204,38 @@ impl SgvPool {
 
     /// A vector with `len() == bytes`, counted under `share`; its bytes hold anything. `None`: there is no
     /// memory now, or the share is at its limit, or `bytes` exceeds [`SGV_BYTES_MAX`]. Never allocates.
+    #[inline]
     pub fn take(&mut self, bytes: u32, share: ShareId) -> Option<Sgv> {
-        let Some(fits) = class_for(bytes) else {
-            self.refused_size += 1;
+        match class_for(bytes) {
+            Some(fits) => {
+                self.take_of(fits, bytes, share).or_else(|| self.take_elsewhere(fits, bytes, share))
+            }
+            None => {
+                self.refused_size += 1;
+                None
+            }
+        }
+    }
+
+    /// A vector of this class, if there is one and the share may have it.
+    #[inline]
+    fn take_of(&mut self, class: usize, bytes: u32, share: ShareId) -> Option<Sgv> {
+        let account = self.shares.get_mut(usize::from(share.0))?;
+        let in_use = account.in_use + u64::from(CLASS_BYTES[class]);
+        if in_use > account.limit {
             return None;
-        };
+        }
+        let mut sgv = self.classes[class].pop()?;
+        account.in_use = in_use;
+        let h = sgv.header_mut();
+        h.len = bytes;
+        h.share = share;
+        Some(sgv)
+    }
+
+    /// What is on its way home, and larger vectors, are looked at; refusals are counted.
+    #[cold]
+    fn take_elsewhere(&mut self, fits: usize, bytes: u32, share: ShareId) -> Option<Sgv> {
         if self.classes[fits].free.is_empty() {
             self.reclaim();
         }
@@ -213,18 +243,11 @@ impl SgvPool {
             self.classes[fits].refused += 1;
             return None;
         };
-        let account = self.shares.get_mut(usize::from(share.0))?;
-        let in_use = account.in_use + u64::from(CLASS_BYTES[class]);
-        if in_use > account.limit {
-            account.refused += 1;
-            return None;
+        let sgv = self.take_of(class, bytes, share);
+        if sgv.is_none() {
+            self.shares.get_mut(usize::from(share.0))?.refused += 1;
         }
-        account.in_use = in_use;
-        let mut sgv = self.classes[class].pop()?;
-        let h = sgv.header_mut();
-        h.len = bytes;
-        h.share = share;
-        Some(sgv)
+        sgv
     }
 
     /// Another vector with the length, room and share of this one, to be kept ready for what is only expected. `None`
@@ -241,12 +264,12 @@ impl SgvPool {
     }
 
     /// Takes a vector back, whichever core's it is.
+    #[inline]
     pub fn put(&mut self, sgv: Sgv) {
         if Arc::ptr_eq(&sgv.header().home, &self.home) {
             self.shelve(sgv);
         } else {
-            let home = sgv.header().home.clone();
-            home.send(sgv);
+            send_home(sgv);
         }
     }
 
@@ -260,10 +283,16 @@ impl SgvPool {
         n
     }
 
-    fn shelve(&mut self, mut sgv: Sgv) {
-        if sgv.kind() == Kind::Lent {
-            return self.shelve_lent(sgv);
+    #[inline]
+    fn shelve(&mut self, sgv: Sgv) {
+        match sgv.kind() {
+            Kind::Lent => self.shelve_lent(sgv),
+            _ => self.shelve_own(sgv),
         }
+    }
+
+    #[inline]
+    fn shelve_own(&mut self, mut sgv: Sgv) {
         let h = sgv.header_mut();
         let copied = u64::from(h.copied.take());
         self.copied_bytes += copied;
@@ -411,6 +440,14 @@ pub struct ShareStats {
     pub refused: u64,
 }
 
+/// It belongs to another core.
+#[cold]
+fn send_home(sgv: Sgv) {
+    let home = sgv.header().home.clone();
+    home.send(sgv);
+}
+
+#[inline]
 fn class_for(bytes: u32) -> Option<usize> {
     CLASS_BYTES.iter().position(|&size| bytes <= size)
 }

@@ -89,6 +89,8 @@ pub(crate) struct SgvHeader {
     pub share: ShareId,
     /// Which of the home pool's lenders the pages belong to (lent vectors only).
     pub lender: LenderId,
+    /// The lender's pages are counted: it is told when they are back (lent vectors only).
+    pub counted: bool,
     pub copied: Cell<u32>,
     /// Shares out (see `SgvRef`).
     pub refs: Cell<u32>,
@@ -100,42 +102,50 @@ pub(crate) struct SgvHeader {
 
 impl Sgv {
     /// Bytes in use.
+    #[inline]
     pub fn len(&self) -> u32 {
         self.header().len
     }
 
     /// No bytes in use?
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// As many bytes as there is memory for.
+    #[inline]
     pub fn capacity(&self) -> u32 {
         self.header().capacity
     }
 
     /// Uses the first `bytes` bytes, at most [`Sgv::capacity`]. Bytes that come into use hold anything.
+    #[inline]
     pub fn set_len(&mut self, bytes: u32) {
         assert!(bytes <= self.capacity(), "{bytes} bytes do not fit into {}", self.capacity());
         self.header_mut().len = bytes;
     }
 
     /// Whose pages these are.
+    #[inline]
     pub fn kind(&self) -> Kind {
         self.header().kind
     }
 
     /// The core whose pool made it.
+    #[inline]
     pub fn home(&self) -> CoreId {
         self.header().home.core()
     }
 
     /// The share it is counted under.
+    #[inline]
     pub fn share(&self) -> ShareId {
         self.header().share
     }
 
     /// The segments of the whole capacity, whatever the length in use.
+    #[inline]
     pub fn segs(&self) -> &[Seg] {
         &self.header().segs
     }
@@ -273,11 +283,13 @@ impl Sgv {
         Runs { segs: &segs[index..], offset, left: range.end - range.start }
     }
 
+    #[inline]
     pub(crate) fn header(&self) -> &SgvHeader {
         // SAFETY: the header lives until `free` takes this value; only this value names it.
         unsafe { self.0.as_ref() }
     }
 
+    #[inline]
     pub(crate) fn header_mut(&mut self) -> &mut SgvHeader {
         // SAFETY: as in `header`; `&mut self` makes it exclusive.
         unsafe { self.0.as_mut() }
@@ -288,6 +300,7 @@ impl Sgv {
     }
 
     /// Gives up the value but not the memory; [`Sgv::from_raw`] takes it up again.
+    #[inline]
     pub(crate) fn into_raw(self) -> NonNull<SgvHeader> {
         let raw = self.0;
         std::mem::forget(self);
@@ -314,6 +327,7 @@ impl Sgv {
     }
 
     /// Overwrites all of it with [`POISON`].
+    #[cold]
     pub(crate) fn poison(&mut self) {
         self.set_len(self.capacity());
         for slice in self.slices_mut(0..self.capacity()) {

@@ -21,6 +21,7 @@ pub struct SgvRef {
 
 impl SgvRef {
     /// The first share.
+    #[inline]
     pub fn new(sgv: Sgv) -> SgvRef {
         sgv.header().refs.set(1);
         SgvRef { sgv: ManuallyDrop::new(sgv), here: PhantomData }
@@ -32,12 +33,14 @@ impl SgvRef {
     }
 
     /// Gives this share up; the vector comes back if it was the last.
+    #[inline]
     #[must_use = "the last share gives the vector up: put it into the pool"]
     pub fn release(self) -> Option<Sgv> {
         let mut share = ManuallyDrop::new(self);
         share.give_up()
     }
 
+    #[inline]
     fn give_up(&mut self) -> Option<Sgv> {
         let refs = &self.sgv.header().refs;
         refs.set(refs.get() - 1);
@@ -47,6 +50,7 @@ impl SgvRef {
 }
 
 impl Clone for SgvRef {
+    #[inline]
     fn clone(&self) -> SgvRef {
         let refs = &self.sgv.header().refs;
         refs.set(refs.get().checked_add(1).expect("shares are bounded by the PDUs of one connection"));
@@ -59,6 +63,7 @@ impl Clone for SgvRef {
 
 impl Deref for SgvRef {
     type Target = Sgv;
+    #[inline]
     fn deref(&self) -> &Sgv {
         &self.sgv
     }

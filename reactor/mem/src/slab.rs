@@ -6,6 +6,7 @@
 //! freed, first used), mean that a key repeats no earlier than after 65,535 uses of *every* free slot.
 //! Generation nought is never used: no key is 0, and `Option<Key>` is four bytes.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
@@ -40,11 +41,22 @@ impl<T> Key<T> {
         (self.bits() >> 16) as u16
     }
 
-    fn new(slot: usize, generation: u16) -> Key<T> {
-        let bits = u32::from(generation) << 16 | slot as u32;
-        Key(NonZeroU32::new(bits).expect("generation nought is never used"), PhantomData)
+    fn first(slot: usize) -> Key<T> {
+        Key(FIRST | slot as u32, PhantomData)
+    }
+
+    /// The key of the slot's next row: generations begin anew without nought.
+    #[inline]
+    fn next(self) -> Key<T> {
+        match self.0.checked_add(1 << 16) {
+            Some(next) => Key(next, PhantomData),
+            None => Key::first(self.slot()),
+        }
     }
 }
+
+/// Generation one.
+const FIRST: NonZeroU32 = NonZeroU32::new(1 << 16).unwrap();
 
 impl<T> Clone for Key<T> {
     fn clone(&self) -> Self {
@@ -69,24 +81,18 @@ impl<T> fmt::Debug for Key<T> {
     }
 }
 
-enum Row<T> {
-    Taken(T),
-    Free { next: Option<u16> },
-}
-
 struct Slot<T> {
-    generation: u16,
-    row: Row<T>,
+    /// The key of the row or, in a free slot, of the next one: so one comparison tells a stale key.
+    key: Key<T>,
+    row: Option<T>,
 }
 
 /// A table of rows. Rows do not move; [`Slab::new`] allocates all of them, so that nothing later does.
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
-    len: usize,
-    max: usize,
     /// Free slots in the order they became free.
-    first_free: Option<u16>,
-    last_free: Option<u16>,
+    free: VecDeque<u16>,
+    max: usize,
 }
 
 /// No slab has more rows: a slot has 16 bits.
@@ -102,68 +108,71 @@ impl<T> Slab<T> {
     /// for the control path, and for tables that may do so at a login.
     pub fn growing(initial: usize, max: usize) -> Slab<T> {
         assert!(initial <= max && max <= SLAB_ROWS_MAX, "a slab of {initial} to {max} rows");
-        let mut slab = Slab { slots: Vec::new(), len: 0, max, first_free: None, last_free: None };
+        let mut slab = Slab { slots: Vec::new(), free: VecDeque::new(), max };
         slab.grow_to(initial);
         slab
     }
 
     /// Puts a row into a free slot, or hands it back when there is none.
+    #[inline]
     pub fn insert(&mut self, value: T) -> Result<Key<T>, T> {
         match self.reserve() {
-            Some(slot) => Ok(self.fill(slot, |_| value)),
+            Some(slot) => {
+                slot.row = Some(value);
+                Ok(slot.key)
+            }
             None => Err(value),
         }
     }
 
     /// As [`Slab::insert`], for a row that knows its own key. `None`, and `make` is not called, when full.
+    #[inline]
     pub fn insert_with(&mut self, make: impl FnOnce(Key<T>) -> T) -> Option<Key<T>> {
-        self.reserve().map(|slot| self.fill(slot, make))
+        let slot = self.reserve()?;
+        slot.row = Some(make(slot.key));
+        Some(slot.key)
     }
 
     /// The row, unless the key is stale.
+    #[inline]
     pub fn get(&self, key: Key<T>) -> Option<&T> {
-        match self.slots.get(key.slot()) {
-            Some(Slot { generation, row: Row::Taken(value) }) if *generation == key.generation() => {
-                Some(value)
-            }
-            _ => None,
-        }
+        self.slots.get(key.slot()).filter(|slot| slot.key == key)?.row.as_ref()
     }
 
     /// The row to change, unless the key is stale.
+    #[inline]
     pub fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
-        match self.slots.get_mut(key.slot()) {
-            Some(Slot { generation, row: Row::Taken(value) }) if *generation == key.generation() => {
-                Some(value)
-            }
-            _ => None,
-        }
+        self.slots.get_mut(key.slot()).filter(|slot| slot.key == key)?.row.as_mut()
     }
 
     /// Two different rows at once; `None` if either key is stale or both are the same.
     pub fn pair_mut(&mut self, a: Key<T>, b: Key<T>) -> Option<(&mut T, &mut T)> {
         let [x, y] = self.slots.get_disjoint_mut([a.slot(), b.slot()]).ok()?;
-        match (&mut x.row, &mut y.row) {
-            (Row::Taken(v), Row::Taken(w))
-                if x.generation == a.generation() && y.generation == b.generation() =>
-            {
-                Some((v, w))
-            }
-            _ => None,
+        if x.key != a || y.key != b {
+            return None;
         }
+        x.row.as_mut().zip(y.row.as_mut())
     }
 
     /// Takes the row out. The key is stale from now on.
+    #[inline]
     pub fn remove(&mut self, key: Key<T>) -> Option<T> {
-        self.get(key)?;
-        let slot = &mut self.slots[key.slot()];
-        slot.generation = if slot.generation == u16::MAX { 1 } else { slot.generation + 1 };
-        let Row::Taken(value) = std::mem::replace(&mut slot.row, Row::Free { next: None }) else {
-            unreachable!("`get` found a row");
-        };
-        self.append_free(key.slot() as u16);
-        self.len -= 1;
+        let slot = self.slots.get_mut(key.slot()).filter(|slot| slot.key == key)?;
+        let value = slot.row.take()?;
+        slot.key = key.next();
+        self.free.push_back(key.slot() as u16);
         Some(value)
+    }
+
+    /// As [`Slab::remove`], for a row that nobody wants: it ends where it lies. `false`: the key was stale.
+    #[inline]
+    pub fn discard(&mut self, key: Key<T>) -> bool {
+        let slot = self.slots.get_mut(key.slot()).filter(|slot| slot.key == key && slot.row.is_some());
+        let Some(slot) = slot else { return false };
+        slot.row = None;
+        slot.key = key.next();
+        self.free.push_back(key.slot() as u16);
+        true
     }
 
     /// Is there such a row?
@@ -173,17 +182,17 @@ impl<T> Slab<T> {
 
     /// Rows in use.
     pub fn len(&self) -> usize {
-        self.len
+        self.slots.len() - self.free.len()
     }
 
     /// No row in use?
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Would an insertion be refused?
     pub fn is_full(&self) -> bool {
-        self.len == self.max
+        self.len() == self.max
     }
 
     /// As many rows as there may ever be.
@@ -194,60 +203,41 @@ impl<T> Slab<T> {
     /// The key of the row in `slot`, whatever its generation: for printing tables, and for devices that name
     /// slots.
     pub fn key_at(&self, slot: usize) -> Option<Key<T>> {
-        match self.slots.get(slot) {
-            Some(Slot { generation, row: Row::Taken(_) }) => Some(Key::new(slot, *generation)),
-            _ => None,
-        }
+        self.slots.get(slot).filter(|slot| slot.row.is_some()).map(|slot| slot.key)
     }
 
     /// All rows in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Key<T>, &T)> {
-        self.slots.iter().enumerate().filter_map(|(n, slot)| match &slot.row {
-            Row::Taken(value) => Some((Key::new(n, slot.generation), value)),
-            Row::Free { .. } => None,
-        })
+        self.slots.iter().filter_map(|slot| Some((slot.key, slot.row.as_ref()?)))
     }
 
     /// All rows in slot order, to change.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key<T>, &mut T)> {
-        self.slots.iter_mut().enumerate().filter_map(|(n, slot)| match &mut slot.row {
-            Row::Taken(value) => Some((Key::new(n, slot.generation), value)),
-            Row::Free { .. } => None,
-        })
+        self.slots.iter_mut().filter_map(|slot| Some((slot.key, slot.row.as_mut()?)))
     }
 
-    fn reserve(&mut self) -> Option<u16> {
-        if self.first_free.is_none() && self.slots.len() < self.max {
-            self.grow_to((self.slots.len() * 2).clamp(1, self.max));
+    /// A free slot, taken out of the line; the caller fills it.
+    #[inline]
+    fn reserve(&mut self) -> Option<&mut Slot<T>> {
+        if self.free.is_empty() {
+            self.grow()?;
         }
-        self.first_free
+        let n = self.free.pop_front()?;
+        self.slots.get_mut(usize::from(n))
     }
 
-    fn fill(&mut self, n: u16, make: impl FnOnce(Key<T>) -> T) -> Key<T> {
-        let slot = &mut self.slots[usize::from(n)];
-        let Row::Free { next } = slot.row else { unreachable!("the free line holds free slots") };
-        let key = Key::new(usize::from(n), slot.generation);
-        slot.row = Row::Taken(make(key));
-        self.first_free = next;
-        if next.is_none() {
-            self.last_free = None;
-        }
-        self.len += 1;
-        key
-    }
-
-    fn append_free(&mut self, n: u16) {
-        match self.last_free.replace(n) {
-            Some(last) => self.slots[usize::from(last)].row = Row::Free { next: Some(n) },
-            None => self.first_free = Some(n),
-        }
+    #[cold]
+    fn grow(&mut self) -> Option<()> {
+        let rows = (self.slots.len() * 2).clamp(1, self.max.max(1)).min(self.max);
+        (rows > self.slots.len()).then(|| self.grow_to(rows))
     }
 
     fn grow_to(&mut self, rows: usize) {
         self.slots.reserve_exact(rows - self.slots.len());
+        self.free.reserve_exact(rows - self.free.len());
         for n in self.slots.len()..rows {
-            self.slots.push(Slot { generation: 1, row: Row::Free { next: None } });
-            self.append_free(n as u16);
+            self.slots.push(Slot { key: Key::first(n), row: None });
+            self.free.push_back(n as u16);
         }
     }
 }
@@ -275,6 +265,7 @@ mod tests {
         let new = slab.insert("c").unwrap();
         assert_eq!((old.slot(), old.generation() + 1), (new.slot(), new.generation()));
         assert!(slab.get(old).is_none() && slab.get_mut(old).is_none() && slab.remove(old).is_none());
+        assert!(!slab.discard(old));
         assert_eq!(slab.get(new), Some(&"c"));
     }
 
@@ -340,7 +331,12 @@ mod tests {
                     let mut keys: Vec<_> = model.keys().copied().collect();
                     keys.sort_by_key(|k| k.bits());
                     let key = *pick.get(&keys);
-                    prop_assert_eq!(slab.remove(key), model.remove(&key));
+                    let value = model.remove(&key);
+                    if n % 3 == 0 {
+                        prop_assert!(slab.discard(key) && !slab.discard(key));
+                    } else {
+                        prop_assert_eq!(slab.remove(key), value);
+                    }
                     dead.push(key);
                 }
                 prop_assert_eq!(slab.len(), model.len());

@@ -192,11 +192,19 @@ pub const fn forbidden(usage: &[u8]) -> u128 {
     u128::from_le_bytes(bytes)
 }
 
+impl OpRow {
+    /// Whether a CDB that is no longer than this has ones only where the usage map has them.
+    #[inline]
+    pub fn allows(&self, cdb: &[u8; 16]) -> bool {
+        u128::from_le_bytes(*cdb) & self.forbidden == 0
+    }
+}
+
 /// INVALID FIELD IN CDB with a field pointer, if `cdb` has ones outside the row's usage map.
 #[inline]
 pub fn check_usage(row: &OpRow, cdb: &[u8]) -> Result<(), Sense> {
     match cdb.first_chunk::<16>() {
-        Some(cdb) if u128::from_le_bytes(*cdb) & row.forbidden == 0 && row.usage.len() <= 16 => Ok(()),
+        Some(cdb) if row.allows(cdb) && row.usage.len() <= 16 => Ok(()),
         _ => check_bytes(row, cdb),
     }
 }

@@ -40,6 +40,12 @@ pub fn lookup(cdb: &[u8]) -> Result<&'static OpRow, Sense> {
     }
 }
 
+/// The row of a READ or WRITE of ten or sixteen bytes; `None` for all else.
+#[inline]
+pub fn quick(opcode: u8) -> Option<&'static OpRow> {
+    QUICK[usize::from(opcode)]
+}
+
 /// All rows of an opcode: one without service action, or as many as it has of those; none if it is not served.
 #[inline]
 pub fn rows_of(opcode: u8) -> &'static [OpRow] {
@@ -108,6 +114,23 @@ const fn index() -> [(u8, u8); 256] {
 }
 
 const _: () = assert!(ROWS.len() < 256);
+
+/// What [`quick`] finds.
+static QUICK: [Option<&'static OpRow>; 256] = {
+    let mut quick = [None; 256];
+    let opcodes = [opcode::READ_10, opcode::WRITE_10, opcode::READ_16, opcode::WRITE_16];
+    let mut n = 0;
+    while n < opcodes.len() {
+        let (first, end) = index()[opcodes[n] as usize];
+        assert!(end == first + 1, "READ and WRITE have a row each");
+        let row = &ROWS[first as usize];
+        assert!(matches!((&row.exec, row.access), (Exec::Read, Access::Read) | (Exec::Write, Access::Write)));
+        assert!(matches!(row.needs, Needs::Nothing));
+        quick[opcodes[n] as usize] = Some(row);
+        n += 1;
+    }
+    quick
+};
 
 /// A command that tells a pending unit attention, stands in line by its attribute and needs nothing special.
 const fn row(opcode: u8, usage: &'static [u8], access: Access, exec: Exec) -> OpRow {

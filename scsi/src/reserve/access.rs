@@ -31,6 +31,12 @@ impl AccessMask {
     /// No reservation stands in the way of anything.
     pub const ALL: AccessMask = AccessMask(0xFF);
 
+    /// Whether every class is allowed.
+    #[inline]
+    pub const fn allows_all(self) -> bool {
+        self.0 == AccessMask::ALL.0
+    }
+
     /// Whether this class is allowed.
     #[inline]
     pub const fn allows(self, access: Access) -> bool {

@@ -1,0 +1,227 @@
+//! The usual way of READ and WRITE, in a straight line.
+//!
+//! Nearly every command is a READ or WRITE of ten or sixteen bytes to whom nobody has anything to say: its nexus
+//! is within its grant, no unit attention waits, no reservation or gate stands in its way, it is SIMPLE among
+//! SIMPLE ones, and its CDB says what the initiator expects. Each function here recognises that case, decides
+//! before it changes anything, and otherwise leaves all as it was to the general way ([`crate::arrival`],
+//! [`crate::completion`]), which would come to the same result. So whatever is rare is written there, once.
+
+use spindle_bdev::{BlockIo, IoFlags, IoKey, Op, Origin};
+use spindle_mem::Sgv;
+use spindle_scsi_port::{Admit, Command, Outcome, PortEffect, TaskAttr, TaskId};
+
+use crate::device_server::{Exec, OpRow, disk, table};
+use crate::engine::Engine;
+use crate::nexus::Itl;
+use crate::reserve::Access;
+use crate::task::{TaskState, flag, io_key, of_io_key};
+
+impl Engine {
+    /// A command arrives. `None`: look closer; nothing has changed.
+    #[inline]
+    pub(crate) fn admit_quick(&mut self, c: &Command<'_>) -> Option<Admit> {
+        let cdb = c.cdb.first_chunk::<16>()?;
+        let row = table::quick(cdb[0])?;
+        match row.exec {
+            Exec::Read => self.admit_as::<true>(c, cdb, row),
+            _ => self.admit_as::<false>(c, cdb, row),
+        }
+    }
+
+    #[inline(always)]
+    fn admit_as<const READS: bool>(
+        &mut self,
+        c: &Command<'_>,
+        cdb: &[u8; 16],
+        row: &'static OpRow,
+    ) -> Option<Admit> {
+        // Peripheral device addressing only.
+        if c.lun.0 & !(0xFF << 48) != 0 {
+            return None;
+        }
+        let nexus = self.nexuses.get_mut(usize::from(c.nexus.slot()))?;
+        let itl_slot = *nexus.luns.get((c.lun.0 >> 48) as usize)?;
+        let itl = self.itls.get_mut(usize::from(itl_slot))?;
+        let lu = self.lus.get(usize::from(itl.lu))?.as_deref()?;
+        let length = if READS { c.expected.read } else { c.expected.write };
+        let allowed = nexus.live == c.nexus.0
+            && nexus.tasks < nexus.granted
+            && itl.is_quiet()
+            && lu.is_quiet()
+            && matches!(c.attr, TaskAttr::Simple | TaskAttr::Untagged)
+            && row.allows(cdb)
+            && (READS || (lu.protected.is_none() && !itl.read_only && self.hungry.is_empty()));
+        if !allowed {
+            return None;
+        }
+        let (lba, blocks) = extent(row, cdb);
+        let fits = u64::from(blocks) << lu.shift == u64::from(length)
+            && length != 0
+            && (if READS { c.expected.write } else { c.expected.read }) == 0
+            && lba <= lu.info.blocks
+            && u64::from(blocks) <= lu.info.blocks - lba
+            && blocks <= lu.transfer_blocks_max;
+        if !fits {
+            return None;
+        }
+        let buf = match READS && lu.lends {
+            true => None,
+            false if READS && !self.hungry.is_empty() => return None,
+            false => Some(self.pool.take(length, lu.share)?),
+        };
+        let Some((slot, task)) = self.tasks.take() else {
+            buf.into_iter().for_each(|buf| self.pool.put(buf));
+            return None;
+        };
+        self.promised -= 1;
+        nexus.tasks += 1;
+        nexus.stats.commands += 1;
+        itl.tasks += 1;
+        itl.set.enter_simple();
+        task.flags = flag::IN_SET | flag::PLAIN;
+        task.nexus = itl.nexus;
+        task.itl = itl_slot;
+        task.lu = itl.lu;
+        task.cookie = c.cookie;
+        task.tag = c.tag;
+        task.attr = TaskAttr::Simple;
+        task.row = row;
+        task.access = if READS { Access::Read } else { Access::Write };
+        task.lba = lba;
+        task.blocks = blocks;
+        task.length = length;
+        (task.expected_read, task.expected_write) = if READS { (length, 0) } else { (0, length) };
+        task.started = self.now;
+        // FUA and DPO (SBC-4 §5.12, byte 1) stand in the same order here and there.
+        task.io_flags = cdb[1] >> 3 & (IoFlags::FUA.0 | IoFlags::DPO.0);
+        task.option = 0;
+        let id = task.id(slot);
+        (task.land, task.wanted) = if READS { (0, 0) } else { (length, length) };
+        if !READS {
+            task.step(TaskState::Receiving);
+            return buf.map(|buf| Admit::Land(id, buf));
+        }
+        task.step(TaskState::Executing);
+        task.in_flight = 1;
+        let io = BlockIo {
+            key: io_key(id, 0),
+            lba,
+            data: buf,
+            blocks,
+            at: 0,
+            origin: Origin(u32::from(itl.nexus)),
+            op: Op::Read,
+            flags: IoFlags(task.io_flags),
+        };
+        self.fx.io.push((lu.channel, io));
+        Some(Admit::NoData(id))
+    }
+
+    /// All Data-Out of a task is in. `Err`: look closer.
+    #[inline]
+    pub(crate) fn received_quick(&mut self, id: TaskId, buf: Sgv) -> Result<(), Sgv> {
+        let Some(task) = self.tasks.row_of(id) else { return Err(buf) };
+        let lu = self.lus.get(usize::from(task.lu)).and_then(Option::as_deref);
+        let (Some(lu), Some(itl)) = (lu, self.itls.get_mut(usize::from(task.itl))) else { return Err(buf) };
+        let usual = task.flags == flag::IN_SET | flag::PLAIN
+            && task.state() == TaskState::Receiving
+            && buf.len() == task.land
+            && lu.is_quiet()
+            && itl.access.allows_all();
+        if !usual {
+            return Err(buf);
+        }
+        itl.moved.received_bytes += u64::from(task.land);
+        task.flags |= flag::RECEIVED;
+        task.step(TaskState::Executing);
+        task.in_flight = 1;
+        let io = BlockIo {
+            key: io_key(id, 0),
+            lba: task.lba,
+            data: Some(buf),
+            blocks: task.blocks,
+            at: 0,
+            origin: Origin(u32::from(task.nexus)),
+            op: Op::Write,
+            flags: disk::write_flags(task, lu),
+        };
+        self.fx.io.push((lu.channel, io));
+        Ok(())
+    }
+
+    /// An operation has ended well. `Err`: look closer.
+    #[inline]
+    pub(crate) fn io_ended_quick(&mut self, key: IoKey, buf: Sgv) -> Result<(), Sgv> {
+        let (id, sub) = of_io_key(key);
+        let Some(task) = self.tasks.row_of(id) else { return Err(buf) };
+        let Some(itl) = self.itls.get_mut(usize::from(task.itl)) else { return Err(buf) };
+        let usual = task.flags & !flag::RECEIVED == flag::IN_SET | flag::PLAIN
+            && task.in_flight == 1
+            && sub == 0
+            && buf.len() >= task.length
+            && !itl.set.has_dormant();
+        if !usual {
+            return Err(buf);
+        }
+        task.in_flight = 0;
+        task.flags &= !flag::IN_SET;
+        task.step(TaskState::Responding);
+        itl.set.leave_simple();
+        let (length, cookie, nexus) = (task.length, task.cookie, itl.nexus_id);
+        let data = if task.expected_write == 0 {
+            itl.moved.reads += 1;
+            itl.moved.read_bytes += u64::from(length);
+            Some((buf, length))
+        } else {
+            itl.moved.writes += 1;
+            itl.moved.write_bytes += u64::from(length);
+            self.pool.put(buf);
+            None
+        };
+        self.fx.port.push(PortEffect::Respond { task: id, cookie, nexus, outcome: Outcome::GOOD, data });
+        self.settle();
+        Ok(())
+    }
+
+    /// The status of a task stands in the send order. `false`: look closer.
+    #[inline]
+    pub(crate) fn responded_quick(&mut self, id: TaskId) -> bool {
+        self.tasks.put_if(id, |task| {
+            let nexus = self.nexuses.get_mut(usize::from(task.nexus));
+            let (Some(nexus), Some(itl)) = (nexus, self.itls.get_mut(usize::from(task.itl))) else {
+                return false;
+            };
+            let usual = task.flags & !flag::RECEIVED == flag::PLAIN
+                && task.state() == TaskState::Responding
+                && !nexus.lost
+                && !itl.gone;
+            if usual {
+                task.step(TaskState::Free);
+                nexus.tasks -= 1;
+                self.promised += u32::from(nexus.tasks < nexus.granted);
+                itl.tasks -= 1;
+            }
+            usual
+        })
+    }
+}
+
+impl Itl {
+    /// Nothing that concerns all commands of the nexus stands in their way: no unit attention, no reservation, no
+    /// order to keep.
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        self.attentions.is_empty() && self.access.allows_all() && self.set.is_simple()
+    }
+}
+
+/// First block and number of blocks of a CDB of ten or sixteen bytes.
+#[inline(always)]
+fn extent(row: &OpRow, cdb: &[u8; 16]) -> (u64, u32) {
+    let [_, _, a, b, c, d, e, f, g, h, i, j, k, l, ..] = *cdb;
+    if row.usage.len() == 10 {
+        (u32::from_be_bytes([a, b, c, d]).into(), u16::from_be_bytes([f, g]).into())
+    } else {
+        (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u32::from_be_bytes([i, j, k, l]))
+    }
+}
