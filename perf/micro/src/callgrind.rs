@@ -14,9 +14,21 @@ const COUNT: u32 = 6400;
 /// Where the instructions of a run went.
 pub struct Profile {
     commands: f64,
+    spent: Spent,
+}
+
+/// What callgrind counted, without what stands in for a network.
+#[derive(Default)]
+struct Spent {
     total: f64,
     by_file: BTreeMap<String, f64>,
+    by_function: BTreeMap<String, f64>,
 }
+
+/// Functions of the stand-in for a network ([`crate::quiet_net`]): their cost, and that of what they call, is not the
+/// product's. Those that are inlined where they are called (looking at bytes that are there) count as the real one's
+/// would.
+const STAND_IN: &str = "<spindle_micro::quiet_net::";
 
 /// Counts a scenario. What callgrind wrote is moved to `keep`, if given, for callgrind_annotate and its like.
 pub fn profile(scenario: Scenario, keep: Option<&Path>) -> Result<Profile> {
@@ -38,27 +50,36 @@ pub fn profile(scenario: Scenario, keep: Option<&Path>) -> Result<Profile> {
         std::fs::copy(&out, &place).with_context(|| format!("{}", place.display()))?;
     }
     std::fs::remove_file(&out)?;
-    let by_file = parse(&text)?;
-    let total: f64 = by_file.values().sum();
-    ensure!(total > 0.0, "nothing was counted: was measured_turn inlined?");
-    Ok(Profile { commands: f64::from(COUNT), total, by_file })
+    let spent = parse(&text)?;
+    ensure!(spent.total > 0.0, "nothing was counted: was measured_turn inlined?");
+    Ok(Profile { commands: f64::from(COUNT), spent })
 }
 
 impl Profile {
     /// Instructions per command.
     pub fn per_command(&self) -> f64 {
-        self.total / self.commands
+        self.spent.total / self.commands
     }
 
     /// Instructions per command by file, most first, those of the standard library and foreign crates together.
     pub fn by_place(&self) -> Vec<(String, f64)> {
         let mut places: HashMap<String, f64> = HashMap::new();
-        for (file, cost) in &self.by_file {
+        for (file, cost) in &self.spent.by_file {
             *places.entry(place(file)).or_default() += cost / self.commands;
         }
         let mut places: Vec<_> = places.into_iter().filter(|(_, cost)| *cost >= 0.5).collect();
         places.sort_by(|a, b| b.1.total_cmp(&a.1));
         places
+    }
+}
+
+impl Profile {
+    /// Instructions per command by function, most first, without those of the functions it calls.
+    pub fn by_function(&self) -> Vec<(&str, f64)> {
+        let each = self.spent.by_function.iter().map(|(name, cost)| (name.as_str(), cost / self.commands));
+        let mut all: Vec<_> = each.filter(|(_, cost)| *cost >= 0.5).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all
     }
 }
 
@@ -100,20 +121,21 @@ fn place(file: &str) -> String {
     }
 }
 
-/// Sums up the costs of all functions by the file each instruction comes from; costs of calls are those of the
-/// functions called, and not counted again.
-fn parse(text: &str) -> Result<BTreeMap<String, f64>> {
-    let mut names: HashMap<String, String> = HashMap::new();
-    let mut sums: BTreeMap<String, f64> = BTreeMap::new();
-    let mut file = String::new();
-    let mut skip = false;
+/// Sums up the costs of all functions by the file each instruction comes from, and by function; costs of calls are
+/// those of the functions called, and not counted again. What the stand-in's functions call is known as the cost of
+/// calling them, and taken out of the total.
+fn parse(text: &str) -> Result<Spent> {
+    let (mut files, mut functions) = (HashMap::new(), HashMap::new());
+    let mut spent = Spent::default();
+    let (mut file, mut function, mut called) = (String::new(), String::new(), None);
     for line in text.lines() {
         if let Some((key, value)) = line.split_once('=') {
             match key {
-                "fl" | "fi" | "fe" => file = resolve(&mut names, value),
-                // Called functions share the table of file names.
-                "cfi" | "cfl" => drop(resolve(&mut names, value)),
-                "calls" => skip = true,
+                "fl" | "fi" | "fe" => file = resolve(&mut files, value),
+                "fn" => function = plain(&resolve(&mut functions, value)),
+                // Called functions share the tables of names.
+                "cfi" | "cfl" => drop(resolve(&mut files, value)),
+                "cfn" => called = Some(resolve(&mut functions, value)),
                 _ => {}
             }
             continue;
@@ -123,14 +145,28 @@ fn parse(text: &str) -> Result<BTreeMap<String, f64>> {
         if !starts_like_a_cost {
             continue;
         }
-        if std::mem::take(&mut skip) {
-            continue;
-        }
         let cost = line.split_whitespace().nth(1).unwrap_or("0");
-        *sums.entry(file.clone()).or_default() +=
-            cost.parse::<f64>().with_context(|| format!("cost in {line:?}"))?;
+        let cost: f64 = cost.parse().with_context(|| format!("cost in {line:?}"))?;
+        match called.take() {
+            Some(callee) if callee.starts_with(STAND_IN) && !function.starts_with(STAND_IN) => {
+                spent.total -= cost;
+            }
+            Some(_) => {}
+            None => {
+                spent.total += cost;
+                if !function.starts_with(STAND_IN) {
+                    *spent.by_file.entry(file.clone()).or_default() += cost;
+                    *spent.by_function.entry(function.clone()).or_default() += cost;
+                }
+            }
+        }
     }
-    Ok(sums)
+    Ok(spent)
+}
+
+/// A function's name without the program it is in.
+fn plain(name: &str) -> String {
+    name.split(" [/").next().unwrap_or(name).to_owned()
 }
 
 /// `(3) path` defines a number, `(3)` refers to it.
@@ -173,11 +209,40 @@ totals: 4115
 
     #[test]
     fn costs_are_summed_by_file_and_calls_are_not_counted_twice() {
-        let sums = parse(OUTPUT).unwrap();
-        assert_eq!(sums["a.rs"], 15.0);
-        assert_eq!(sums["b.rs"], 100.0);
-        assert_eq!(sums["c.rs"], 4000.0);
-        assert_eq!(sums.values().sum::<f64>(), 4115.0);
+        let spent = parse(OUTPUT).unwrap();
+        assert_eq!(spent.by_file["a.rs"], 15.0);
+        assert_eq!(spent.by_file["b.rs"], 100.0);
+        assert_eq!(spent.by_file["c.rs"], 4000.0);
+        assert_eq!((spent.by_function["f"], spent.by_function["g"]), (115.0, 4000.0));
+        assert_eq!(spent.total, 4115.0);
+    }
+
+    #[test]
+    fn what_the_stand_in_for_a_network_does_and_calls_is_taken_out() {
+        let text = "\
+fl=(1) a.rs
+fn=(1) turn [/x/micro]
+1 100
+cfi=(2) quiet_net.rs
+cfn=(2) <spindle_micro::quiet_net::QuietNet as spindle_net::net::Net>::send
+calls=4 30
+12 60
+
+fl=(2)
+fn=(2)
+30 40
+cfn=(3) memcpy
+calls=4 1
+31 20
+
+fl=(3) ???
+fn=(3)
+1 25
+";
+        let spent = parse(text).unwrap();
+        assert_eq!(spent.total, 105.0, "five of the copies are somebody else's");
+        assert_eq!(spent.by_function["turn"], 100.0);
+        assert!(!spent.by_file.contains_key("quiet_net.rs"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A whole core of the target ([`spindle::shard::Core`]) runs in one thread over a network that only moves pointers
 //! ([`quiet_net`]): PDUs go in, PDUs come out, and what lies between is iSCSI, the SCSI mid-level, the pool and the
 //! device. `valgrind --tool=callgrind` counts while `world::measured_turn` runs and at no other time, so that neither
-//! set-up nor the making of PDUs is counted; instructions do not depend on the machine's mood as nanoseconds do.
+//! set-up nor the making of PDUs is counted, and what the stand-in for a network does is taken out; instructions do not depend on the machine's mood as nanoseconds do.
 //!
 //! * `spindle-micro run SCENARIO COUNT` drives commands: what valgrind runs.
 //! * `spindle-micro check` runs all scenarios under valgrind, prints instructions per command and where they are spent
@@ -11,8 +11,10 @@
 
 #![forbid(unsafe_code)]
 
+mod alone;
 mod budget;
 mod callgrind;
+mod device;
 mod parts;
 mod quiet_net;
 mod scenario;
@@ -53,6 +55,9 @@ enum Command {
         /// Print the folders and files in which the instructions are spent
         #[arg(long)]
         where_spent: bool,
+        /// Print the functions that spend them, without what they call
+        #[arg(long)]
+        functions: bool,
         /// Keep callgrind's files in this folder, for callgrind_annotate
         #[arg(long)]
         keep: Option<PathBuf>,
@@ -62,8 +67,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run { scenario, count } => scenario.run(count),
-        Command::Check { scenarios, budget, where_spent, keep } => {
-            check(&scenarios, &budget, where_spent, keep.as_deref())
+        Command::Check { scenarios, budget, where_spent, functions, keep } => {
+            check(&scenarios, &budget, (where_spent, functions), keep.as_deref())
         }
     };
     match result {
@@ -75,25 +80,36 @@ fn main() -> ExitCode {
     }
 }
 
-fn check(only: &[Scenario], budget: &Path, where_spent: bool, keep: Option<&Path>) -> Result<()> {
+fn check(
+    only: &[Scenario],
+    budget: &Path,
+    (where_spent, functions): (bool, bool),
+    keep: Option<&Path>,
+) -> Result<()> {
     let budget = Budget::read(budget)?;
     let all = Scenario::all();
     let scenarios = if only.is_empty() { &all[..] } else { only };
     let mut over = Vec::new();
-    println!("| scenario | instructions each | budget |");
-    println!("|---|---:|---:|");
+    println!("| scenario | instructions each | at most | goal |");
+    println!("|---|---:|---:|---:|");
     for &scenario in scenarios {
         let profile = callgrind::profile(scenario, keep)?;
         let each = profile.per_command();
         let limit = budget.of(scenario.name());
-        let text = limit.map_or("–".to_owned(), |limit| limit.to_string());
-        println!("| {} | {each:.0} | {text} |", scenario.name());
+        let show = |figure: Option<u32>| figure.map_or("–".to_owned(), |figure| figure.to_string());
+        let (most, goal) = (limit.map(|l| l.most), limit.and_then(|l| l.goal));
+        println!("| {} | {each:.0} | {} | {} |", scenario.name(), show(most), show(goal));
         if where_spent {
             for (place, cost) in profile.by_place() {
-                println!("|   {place} | {cost:.0} | |");
+                println!("|   {place} | {cost:.0} | | |");
             }
         }
-        if limit.is_some_and(|limit| each > f64::from(limit)) {
+        if functions {
+            for (function, cost) in profile.by_function() {
+                println!("|   {function} | {cost:.0} | | |");
+            }
+        }
+        if most.is_some_and(|most| each > f64::from(most)) {
             over.push(format!("{} takes {each:.0}", scenario.name()));
         }
     }

@@ -3,8 +3,10 @@
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::alone;
+use crate::device::Disk;
 use crate::parts;
-use crate::world::{Ask, Disk, World};
+use crate::world::{Ask, World};
 
 /// Something that is done many times. Commands carry 4 KiB and come 32 in a turn, unless their name says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -23,12 +25,28 @@ pub enum Scenario {
     ReadRam,
     /// WRITE to memory
     WriteRam,
+    /// READ from memory, one in a turn
+    ReadRamAlone,
+    /// WRITE to memory, one in a turn
+    WriteRamAlone,
     /// READ under both digests
     ReadNullDigests,
     /// WRITE under both digests
     WriteNullDigests,
+    /// READ from memory under both digests
+    ReadRamDigests,
+    /// WRITE to memory under both digests
+    WriteRamDigests,
     /// TEST UNIT READY
     TestUnitReady,
+    /// READ without a transport: mid-level, pool, channel and the null device
+    EngineReadNull,
+    /// WRITE without a transport
+    EngineWriteNull,
+    /// READ from memory without a transport
+    EngineReadRam,
+    /// WRITE to memory without a transport: pages are exchanged
+    EngineWriteRam,
     /// A command PDU parsed and a Data-In PDU made
     Pdu,
     /// A vector taken from the pool and put back
@@ -53,8 +71,16 @@ impl Scenario {
             Self::WriteNullSolicited => "write-null-solicited",
             Self::ReadRam => "read-ram",
             Self::WriteRam => "write-ram",
+            Self::ReadRamAlone => "read-ram-alone",
+            Self::WriteRamAlone => "write-ram-alone",
             Self::ReadNullDigests => "read-null-digests",
             Self::WriteNullDigests => "write-null-digests",
+            Self::ReadRamDigests => "read-ram-digests",
+            Self::WriteRamDigests => "write-ram-digests",
+            Self::EngineReadNull => "engine-read-null",
+            Self::EngineWriteNull => "engine-write-null",
+            Self::EngineReadRam => "engine-read-ram",
+            Self::EngineWriteRam => "engine-write-ram",
             Self::TestUnitReady => "test-unit-ready",
             Self::Pdu => "pdu",
             Self::Pool => "pool",
@@ -73,8 +99,16 @@ impl Scenario {
             Self::WriteNullSolicited => drive(Disk::Null, false, Ask::WriteSolicited, 32),
             Self::ReadRam => drive(Disk::Ram, false, Ask::Read, 32),
             Self::WriteRam => drive(Disk::Ram, false, Ask::Write, 32),
+            Self::ReadRamAlone => drive(Disk::Ram, false, Ask::Read, 1),
+            Self::WriteRamAlone => drive(Disk::Ram, false, Ask::Write, 1),
             Self::ReadNullDigests => drive(Disk::Null, true, Ask::Read, 32),
             Self::WriteNullDigests => drive(Disk::Null, true, Ask::Write, 32),
+            Self::ReadRamDigests => drive(Disk::Ram, true, Ask::Read, 32),
+            Self::WriteRamDigests => drive(Disk::Ram, true, Ask::Write, 32),
+            Self::EngineReadNull => alone::run(Disk::Null, false, count),
+            Self::EngineWriteNull => alone::run(Disk::Null, true, count),
+            Self::EngineReadRam => alone::run(Disk::Ram, false, count),
+            Self::EngineWriteRam => alone::run(Disk::Ram, true, count),
             Self::TestUnitReady => drive(Disk::Null, false, Ask::Nothing, 32),
             Self::Pdu => parts::pdu(count),
             Self::Pool => parts::pool(count),

@@ -7,9 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use spindle::limits::Limits;
 use spindle::message::ShardMsg;
 use spindle::shard::Core;
-use spindle_bdev::null::{NullBdev, NullConfig};
-use spindle_bdev::ram::{RamBdev, RamConfig};
-use spindle_bdev::{Bdev, ChannelId};
+use spindle_bdev::ChannelId;
 use spindle_initiator::{Config, Event, InitiatorConn};
 use spindle_iscsi::IscsiTransport;
 use spindle_iscsi::config::IscsiConfig;
@@ -17,28 +15,16 @@ use spindle_iscsi_wire::bhs::{self, Digests};
 use spindle_iscsi_wire::{
     Bhs, DataIn, DataOut, Itt, R2t, ScsiCommand, ScsiResponse, SerialNumber, TargetOpcode, TaskAttribute,
 };
-use spindle_mem::{Arena, ArenaConfig, HugePolicy, SgvPool};
+use spindle_mem::SgvPool;
 use spindle_reactor::{CoreId, Mailbox, Mesh, Tick};
-use spindle_scsi::{Engine, LuId, LuIdentity, LuSpec};
+use spindle_scsi::{Engine, LuId};
 
+use crate::device::{BLOCK, BYTES, Disk, Places, arena, unit};
 use crate::quiet_net::QuietNet;
 
 const TARGET: &str = "iqn.2026-01.org.example:micro";
-const BLOCK: u32 = 512;
-const BLOCKS: u64 = (16 << 20) / BLOCK as u64;
-/// Data of a measured command.
-const BYTES: u32 = 4096;
 
 type Mail = Mailbox<ShardMsg<QuietNet>>;
-
-/// Which device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Disk {
-    /// Forgets everything.
-    Null,
-    /// Memory.
-    Ram,
-}
 
 /// What is asked of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +48,7 @@ pub struct World {
     cmd_sn: SerialNumber,
     exp_stat_sn: SerialNumber,
     max_cmd_sn: SerialNumber,
-    next_lba: u64,
+    places: Places,
     line: Vec<u8>,
 }
 
@@ -77,35 +63,8 @@ impl World {
     pub fn new(disk: Disk, digests: bool) -> Result<Self> {
         let id = CoreId(0);
         let limits = Limits::new(1, 16 << 20, Some(64 << 20), 1 << 30).map_err(anyhow::Error::msg)?;
-        let arena = Arena::new(ArenaConfig {
-            bytes_max: limits.arena_bytes_max,
-            // What the machine grants must not change what is counted.
-            policy: HugePolicy::Small,
-            ..ArenaConfig::default()
-        })?;
-        let bdev: Arc<dyn Bdev> = match disk {
-            Disk::Null => Arc::new(NullBdev::new(
-                &arena,
-                NullConfig {
-                    name: "d".into(),
-                    uuid: [7; 16],
-                    block_bytes: BLOCK,
-                    blocks: BLOCKS,
-                    physical_exponent: 0,
-                },
-            )?),
-            Disk::Ram => Arc::new(RamBdev::new(
-                &arena,
-                RamConfig {
-                    name: "d".into(),
-                    uuid: [7; 16],
-                    block_bytes: BLOCK,
-                    blocks: BLOCKS,
-                    physical_exponent: 3,
-                    spares: None,
-                },
-            )?),
-        };
+        let arena = arena(limits.arena_bytes_max)?;
+        let bdev = disk.open(&arena)?;
         let pool = SgvPool::new(id, arena, &limits.pool())?;
         let engine = Engine::new(limits.engine(id), pool);
         let portal = "127.0.0.1:3260".parse()?;
@@ -114,19 +73,7 @@ impl World {
         let mut core = Core::new(id, 1, engine, iscsi);
         let bound = bdev.prepare(id)?.bind(&mut core.env())?;
         core.channels.open(ChannelId(0), bound);
-        let info = bdev.info();
-        core.engine.open_lu(LuSpec {
-            lu: LuId(0),
-            channel: ChannelId(0),
-            identity: LuIdentity::of_uuid(info.uuid),
-            home: id,
-            tst_shared: false,
-            write_protect: false,
-            can_store: false,
-            saved_modes: None,
-            saved_reservations: None,
-            info,
-        });
+        core.engine.open_lu(unit(bdev.info()));
         core.engine.set_lun_map(1, &[(0, LuId(0), false)]);
         let mail = Mesh::new(1, 64).pop().context("a mesh of one core")?;
         let now = Tick(1_000_000_000);
@@ -141,7 +88,7 @@ impl World {
             cmd_sn: SerialNumber(0),
             exp_stat_sn: SerialNumber(0),
             max_cmd_sn: SerialNumber(0),
-            next_lba: 0,
+            places: Places::default(),
             line: Vec::new(),
         };
         world.log_in(digests)?;
@@ -255,10 +202,8 @@ impl World {
         let edtl = if ask == Ask::Nothing {
             0
         } else {
-            // Not in order, as random access is not.
-            self.next_lba = ((self.next_lba + 7919 * u64::from(BYTES / BLOCK)) % (BLOCKS - 8)) & !7;
             cdb[0] = if write { 0x2A } else { 0x28 };
-            cdb[2..6].copy_from_slice(&(self.next_lba as u32).to_be_bytes());
+            cdb[2..6].copy_from_slice(&self.places.next().to_be_bytes());
             cdb[7..9].copy_from_slice(&((BYTES / BLOCK) as u16).to_be_bytes());
             BYTES
         };

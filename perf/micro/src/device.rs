@@ -1,0 +1,78 @@
+//! The device behind what is counted, and the unit it is served as.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use spindle_bdev::null::{NullBdev, NullConfig};
+use spindle_bdev::ram::{RamBdev, RamConfig};
+use spindle_bdev::{Bdev, BdevInfo, ChannelId};
+use spindle_mem::{Arena, ArenaConfig, HugePolicy};
+use spindle_reactor::CoreId;
+use spindle_scsi::{LuId, LuIdentity, LuSpec};
+
+/// Logical blocks of all devices here.
+pub const BLOCK: u32 = 512;
+/// How many a device has.
+pub const BLOCKS: u64 = (16 << 20) / BLOCK as u64;
+/// Data of a measured command.
+pub const BYTES: u32 = 4096;
+
+/// Which device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disk {
+    /// Forgets everything.
+    Null,
+    /// Memory.
+    Ram,
+}
+
+/// Memory for a core and its device. What the machine grants must not change what is counted.
+pub fn arena(bytes_max: u64) -> Result<Arc<Arena>> {
+    Ok(Arena::new(ArenaConfig { bytes_max, policy: HugePolicy::Small, ..ArenaConfig::default() })?)
+}
+
+impl Disk {
+    /// Makes the device.
+    pub fn open(self, arena: &Arc<Arena>) -> Result<Arc<dyn Bdev>> {
+        let (name, uuid) = ("d".to_owned(), [7; 16]);
+        let (block_bytes, blocks) = (BLOCK, BLOCKS);
+        Ok(match self {
+            Disk::Null => Arc::new(NullBdev::new(
+                arena,
+                NullConfig { name, uuid, block_bytes, blocks, physical_exponent: 0 },
+            )?),
+            Disk::Ram => Arc::new(RamBdev::new(
+                arena,
+                RamConfig { name, uuid, block_bytes, blocks, physical_exponent: 3, spares: None },
+            )?),
+        })
+    }
+}
+
+/// The unit that stands at LUN 0.
+pub fn unit(info: BdevInfo) -> LuSpec {
+    LuSpec {
+        lu: LuId(0),
+        channel: ChannelId(0),
+        identity: LuIdentity::of_uuid(info.uuid),
+        home: CoreId(0),
+        tst_shared: false,
+        write_protect: false,
+        can_store: false,
+        saved_modes: None,
+        saved_reservations: None,
+        info,
+    }
+}
+
+/// First blocks of commands, not in order, as random access is not.
+#[derive(Default)]
+pub struct Places(u64);
+
+impl Places {
+    /// The next.
+    pub fn next(&mut self) -> u32 {
+        self.0 = ((self.0 + 7919 * u64::from(BYTES / BLOCK)) % (BLOCKS - 8)) & !7;
+        self.0 as u32
+    }
+}
