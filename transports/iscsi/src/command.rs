@@ -14,7 +14,7 @@ use spindle_scsi_spec::{Lun, Status};
 use crate::conn::Conn;
 use crate::planted::{self, Bug};
 use crate::rx::Plan;
-use crate::session::{Admission, Parked, SessionState, WINDOW_MAX};
+use crate::session::{Admission, Parked, Session, SessionState, WINDOW_MAX};
 use crate::task::{Phase, Task};
 use crate::transport::IscsiTransport;
 
@@ -36,53 +36,62 @@ impl<N: Net> IscsiTransport<N> {
                 InitiatorOpcode::DataOut | InitiatorOpcode::SnackRequest | InitiatorOpcode::LoginRequest
             );
         if numbered {
-            let cmd_sn = cmd_sn(conn);
             let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key)) else {
                 return Plan::DROP;
             };
-            match session.admit(cmd_sn) {
-                Admission::Now => {}
-                Admission::Ignore => {
-                    self.counters.ignored_commands += 1;
-                    return Plan::DROP;
-                }
-                Admission::Early => {
-                    // On one connection a gap can only be made by the initiator itself. A request without data
-                    // waits for its turn; one with data would have to be kept whole.
-                    if data_bytes(&conn.bhs) > 0 || session.parked.len() >= WINDOW_MAX as usize {
-                        self.drop_conn(conn, mid);
-                        return Plan::DROP;
-                    }
-                    let parked = Parked { cmd_sn, bhs: conn.bhs, ahs: conn.ahs.clone() };
-                    session.parked.push(parked);
-                    return Plan::DROP;
-                }
+            let admission = session.admit(cmd_sn(conn));
+            if admission != Admission::Now {
+                self.not_now(conn, admission, mid);
+                return Plan::DROP;
             }
         }
-        self.deliver(conn, mid)
+        self.deliver(conn, kind, mid)
+    }
+
+    /// A PDU that is not next in the order of commands.
+    #[cold]
+    fn not_now<M: Mid>(&mut self, conn: &mut Conn, admission: Admission, mid: &mut M) {
+        if admission == Admission::Ignore {
+            self.counters.ignored_commands += 1;
+            return;
+        }
+        let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key)) else { return };
+        // On one connection a gap can only be made by the initiator itself. A request without data waits for its turn;
+        // one with data would have to be kept whole.
+        if data_bytes(&conn.bhs) > 0 || session.parked.len() >= WINDOW_MAX as usize {
+            return self.drop_conn(conn, mid);
+        }
+        let parked = Parked { cmd_sn: cmd_sn(conn), bhs: conn.bhs, ahs: conn.ahs.clone() };
+        session.parked.push(parked);
     }
 
     /// A PDU whose turn it is.
-    pub(crate) fn deliver<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Plan {
+    pub(crate) fn deliver<M: Mid>(&mut self, conn: &mut Conn, kind: InitiatorOpcode, mid: &mut M) -> Plan {
+        if kind == InitiatorOpcode::ScsiCommand && conn.logout.is_none() {
+            return self.scsi_command(conn, mid);
+        }
+        self.deliver_other(conn, kind, mid)
+    }
+
+    fn deliver_other<M: Mid>(&mut self, conn: &mut Conn, kind: InitiatorOpcode, mid: &mut M) -> Plan {
         let discovery = conn.session.and_then(|key| self.sessions.get(key)).is_none_or(|s| s.nexus.is_none());
         if conn.logout.is_some() {
             // RFC 7143 §11.14: after a logout request nothing more is sent on the connection.
             self.reject(conn, RejectReason::WaitingForLogout);
             return Plan::DROP;
         }
-        match InitiatorOpcode::of(&conn.bhs) {
-            Some(InitiatorOpcode::ScsiCommand) if !discovery => self.scsi_command(conn, mid),
-            Some(InitiatorOpcode::DataOut) if !discovery => self.data_out(conn),
-            Some(InitiatorOpcode::NopOut) => {
+        match kind {
+            InitiatorOpcode::DataOut if !discovery => self.data_out(conn),
+            InitiatorOpcode::NopOut => {
                 conn.collected.clear();
                 self.nop_begins(conn, &NopOut::parse(&conn.bhs))
             }
-            Some(InitiatorOpcode::TmfRequest) if !discovery => {
+            InitiatorOpcode::TmfRequest if !discovery => {
                 let request = TmfRequest::parse(&conn.bhs);
                 self.tmf_request(conn, &request, mid);
                 Plan::DROP
             }
-            Some(InitiatorOpcode::TextRequest) => match TextRequest::parse(&conn.bhs) {
+            InitiatorOpcode::TextRequest => match TextRequest::parse(&conn.bhs) {
                 Ok(_) => {
                     conn.collected.clear();
                     Plan::COLLECT
@@ -92,12 +101,12 @@ impl<N: Net> IscsiTransport<N> {
                     Plan::DROP
                 }
             },
-            Some(InitiatorOpcode::LogoutRequest) => {
+            InitiatorOpcode::LogoutRequest => {
                 self.logout_request(conn, mid);
                 Plan::DROP
             }
             // SNACK needs ErrorRecoveryLevel 1.
-            Some(InitiatorOpcode::SnackRequest) => {
+            InitiatorOpcode::SnackRequest => {
                 self.reject(conn, RejectReason::SnackReject);
                 Plan::DROP
             }
@@ -155,7 +164,10 @@ impl<N: Net> IscsiTransport<N> {
         {
             return refuse(self, conn, RejectReason::ProtocolError);
         }
-        let Some(nexus) = session.nexus else { return Plan::DROP };
+        let Some(nexus) = session.nexus else {
+            // RFC 7143 §4.3: in a discovery session there are no commands.
+            return refuse(self, conn, RejectReason::ProtocolError);
+        };
         if session.find(&self.tasks, c.itt).is_some() {
             return refuse(self, conn, RejectReason::TaskInProgress);
         }
@@ -187,13 +199,19 @@ impl<N: Net> IscsiTransport<N> {
             write: if c.write { c.edtl } else { 0 },
             unsolicited: if more_follows { unsolicited_max } else { c.data_len },
         };
-        let mut task = Task::new(session_key, conn.id, c.itt, c.lun);
-        task.numbered = !c.immediate;
-        task.unsolicited_open = more_follows;
-        task.unsolicited_max = if more_follows { unsolicited_max } else { c.data_len };
-        task.read_max = expected.read;
-        task.bidirectional = c.read && c.write;
-        let Some(key) = self.new_task(task) else {
+        if self.tasks.is_full() {
+            self.make_room();
+        }
+        let row = |_| {
+            let mut task = Task::new(session_key, conn.id, c.itt, c.lun);
+            task.numbered = !c.immediate;
+            task.unsolicited_open = more_follows;
+            task.unsolicited_max = expected.unsolicited;
+            task.read_max = expected.read;
+            task.bidirectional = c.read && c.write;
+            task
+        };
+        let Some(key) = self.tasks.insert_with(row) else {
             return self.no_room(conn, &c);
         };
         let command = Command {
@@ -213,8 +231,12 @@ impl<N: Net> IscsiTransport<N> {
         };
         let admit = mid.command(&command);
         let Some(task) = self.tasks.get_mut(key) else { return Plan::DROP };
+        let mut over = false;
         match admit {
-            Admit::NoData(id) => task.mid = id,
+            Admit::NoData(id) => {
+                task.mid = id;
+                over = c.data_len == 0 && !more_follows;
+            }
             Admit::Swallow(id) => (task.mid, task.phase) = (id, Phase::Swallowing),
             Admit::Wait { task: id, wanted } => {
                 (task.mid, task.phase, task.wanted) = (id, Phase::Waiting, wanted.min(c.edtl));
@@ -231,28 +253,30 @@ impl<N: Net> IscsiTransport<N> {
                 return self.no_room(conn, &c);
             }
         }
-        self.count_command(session_key, key, !c.immediate);
-        self.grow_window(conn, session_key, mid);
+        if let Some(session) = self.sessions.get_mut(session_key) {
+            session.enlist(task, key);
+            session.counters.commands += 1;
+            session.in_flight += u32::from(!c.immediate);
+            // What the initiator has out is judged as it saw things when it sent the command: what was answered since,
+            // and is not acknowledged by the command's ExpStatSN, was still out for it. So a target that answers each
+            // command at once is asked for a larger window just as a slow one.
+            let unseen = conn.stat_sn.diff(conn.exp_stat_sn) as u32;
+            if session.granted < session.window_max && session.in_flight + unseen >= session.granted * 3 / 4 {
+                self.grow_window(session_key, mid);
+            }
+        }
+        if over {
+            // Nothing comes with it, and nothing will.
+            return Plan::DROP;
+        }
         self.plan_data(key, 0, c.data_len)
     }
 
-    fn count_command(&mut self, session_key: Key<crate::session::Session>, key: Key<Task>, numbered: bool) {
-        if let Some(session) = self.sessions.get_mut(session_key) {
-            session.enlist(&mut self.tasks, key);
-            session.counters.commands += 1;
-            session.in_flight += u32::from(numbered);
-        }
-    }
-
-    /// A row for a task; the oldest sink makes room when there is none.
-    fn new_task(&mut self, task: Task) -> Option<Key<Task>> {
-        match self.tasks.insert(task) {
-            Ok(key) => Some(key),
-            Err(task) => {
-                let (oldest, _) = self.sinks.pop_front()?;
-                self.free_sink(oldest);
-                self.tasks.insert(task).ok()
-            }
+    /// No row is left for a task: the oldest sink makes room.
+    #[cold]
+    fn make_room(&mut self) {
+        if let Some((oldest, _)) = self.sinks.pop_front() {
+            self.free_sink(oldest);
         }
     }
 
@@ -268,18 +292,10 @@ impl<N: Net> IscsiTransport<N> {
         Plan::DROP
     }
 
-    /// Asks for a larger window when the initiator nearly fills the one there is. What it has out is judged as it saw
-    /// things when it sent the command: what was answered since, and is not acknowledged by the command's ExpStatSN,
-    /// was still out for it. So a target that answers each command at once is asked for more just as a slow one.
-    fn grow_window<M: Mid>(&mut self, conn: &Conn, key: Key<crate::session::Session>, mid: &mut M) {
+    /// Asks for a larger window for an initiator that nearly fills the one it has.
+    #[cold]
+    fn grow_window<M: Mid>(&mut self, key: Key<Session>, mid: &mut M) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.granted >= session.window_max {
-            return;
-        }
-        let unseen = u32::try_from(conn.stat_sn.diff(conn.exp_stat_sn)).unwrap_or(0);
-        if u64::from(session.in_flight) * 4 + u64::from(unseen) * 4 < u64::from(session.granted) * 3 {
-            return;
-        }
         if session.grow_after > 0 {
             session.grow_after -= 1;
             return;

@@ -32,8 +32,11 @@ impl<N: Net> IscsiTransport<N> {
         };
         let (conn_id, itt, read_max, bidirectional, r2ts) =
             (task.conn, task.itt, task.read_max, task.bidirectional, task.r2t_sn);
-        let serving = self.conn(conn_id).is_some_and(|c| !c.gone && c.session.is_some());
-        let Some(mut conn) = serving.then(|| self.take_conn(conn_id)).flatten() else {
+        let mut conn = self.take_conn(conn_id);
+        if conn.as_ref().is_some_and(|c| c.gone || c.session.is_none()) {
+            conn.take().into_iter().for_each(|c| self.put_conn(c));
+        }
+        let Some(mut conn) = conn else {
             give_back(data, mid);
             self.task_ended(key);
             mid.responded(id);
@@ -50,7 +53,7 @@ impl<N: Net> IscsiTransport<N> {
                 // residual.
                 with_status = !bidirectional && outcome.sense.is_none() && outcome.status == Status::Good;
                 let last = with_status.then_some(&outcome);
-                sent = self.send_data_in(&mut conn, itt, (buf, bytes), last, mid);
+                sent = self.send_data_in(&mut conn, itt, (buf, bytes), last);
             }
             Some((buf, _)) => mid.returned(buf),
             None => {}
@@ -64,23 +67,22 @@ impl<N: Net> IscsiTransport<N> {
     }
 
     /// Queues all Data-In of a command; returns how many PDUs that were.
-    fn send_data_in<M: Mid>(
+    fn send_data_in(
         &mut self,
         conn: &mut Conn,
         itt: Itt,
         (buf, bytes): (Sgv, u32),
         last: Option<&Outcome>,
-        mid: &mut M,
     ) -> u32 {
-        let burst_max = match conn.session.and_then(|key| self.sessions.get_mut(key)) {
-            Some(s) => {
-                s.counters.read_bytes += u64::from(bytes);
-                s.params.max_burst_length
-            }
-            None => bytes,
-        };
-        let (exp_cmd_sn, max_cmd_sn) = self.window(conn);
-        let share = SgvRef::new(buf);
+        let (burst_max, exp_cmd_sn, max_cmd_sn) =
+            match conn.session.and_then(|key| self.sessions.get_mut(key)) {
+                Some(s) => {
+                    s.counters.read_bytes += u64::from(bytes);
+                    (s.params.max_burst_length, s.exp_cmd_sn, s.max_cmd_sn())
+                }
+                None => (bytes, SerialNumber::ZERO, SerialNumber::ZERO),
+            };
+        let mut share = Some(SgvRef::new(buf));
         let mut data_sn = SerialNumber::ZERO;
         let (mut at, mut in_burst) = (0, 0);
         while at < bytes {
@@ -108,13 +110,12 @@ impl<N: Net> IscsiTransport<N> {
             if pdu.is_final {
                 in_burst = 0;
             }
-            self.send_payload(conn.id, conn.digests, &pdu.to_bhs(), share.clone(), at..at + len);
+            // Each PDU holds a share of the vector; the last one takes ours.
+            if let Some(body) = if end { share.take() } else { share.clone() } {
+                self.send_payload(conn.id, conn.digests, &pdu.to_bhs(), body, at..at + len);
+            }
             data_sn = data_sn.next();
             at += len;
-        }
-        // Each PDU holds a share of its own; a Net that had no use for any of them leaves this one as the last.
-        if let Some(buf) = share.release() {
-            mid.returned(buf);
         }
         data_sn.0
     }

@@ -275,27 +275,35 @@ impl<N: Net> IscsiTransport<N> {
     }
 
     /// The mid-level is done with a task. What the initiator may still send for it goes to a sink.
+    #[inline]
     pub(crate) fn task_ended(&mut self, key: Key<Task>) {
+        let Some(task) = self.tasks.get(key) else { return };
+        debug_assert!(task.buf.is_none(), "a task that ends has no vector");
+        if task.expects_data() || task.reserved > 0 || task.kept.is_some() {
+            return self.receiver_ended(key);
+        }
+        if let Some(session) = self.sessions.get_mut(task.session) {
+            session.in_flight -= u32::from(task.numbered);
+            session.delist(&mut self.tasks, key);
+        }
+        self.tasks.discard(key);
+    }
+
+    /// As [`Self::task_ended`], for a task that held unsolicited data or was still to get some.
+    #[cold]
+    fn receiver_ended(&mut self, key: Key<Task>) {
         self.forget_kept(key);
         let until = self.now.plus_ms(self.config.limits.sink_ms);
         let Some(task) = self.tasks.get_mut(key) else { return };
-        debug_assert!(task.buf.is_none(), "a task that ends has no vector");
-        let (sink, numbered, session) = (task.expects_data(), task.numbered, task.session);
-        if sink {
-            task.phase = Phase::Sink;
-            self.sinks.push_back((key, until));
+        if !task.expects_data() {
+            return self.task_ended(key);
         }
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.in_flight -= u32::from(numbered);
-            if sink {
-                session.sinks += 1;
-            } else {
-                session.delist(&mut self.tasks, key);
-            }
+        task.phase = Phase::Sink;
+        if let Some(session) = self.sessions.get_mut(task.session) {
+            session.in_flight -= u32::from(task.numbered);
+            session.sinks += 1;
         }
-        if !sink {
-            self.tasks.remove(key);
-        }
+        self.sinks.push_back((key, until));
     }
 
     /// Nothing more is expected for a task that had ended, or nobody waits any longer.

@@ -396,7 +396,8 @@ impl<N: Net> IscsiTransport<N> {
             let Some(parked) = next else { break };
             conn.bhs = parked.bhs;
             conn.ahs = parked.ahs;
-            let plan = self.deliver(conn, mid);
+            let Some(kind) = InitiatorOpcode::of(&conn.bhs) else { continue };
+            let plan = self.deliver(conn, kind, mid);
             self.finish(conn, plan, true, mid);
         }
     }

@@ -160,6 +160,7 @@ impl Session {
     }
 
     /// What to do with a numbered request. `Now` and `Early` count it as arrived.
+    #[inline]
     pub fn admit(&mut self, cmd_sn: SerialNumber) -> Admission {
         if cmd_sn == self.exp_cmd_sn && self.granted > self.in_flight {
             self.advance();
@@ -199,14 +200,13 @@ impl Session {
     }
 
     /// Puts a task under its tag.
-    pub fn enlist(&mut self, tasks: &mut Slab<Task>, key: Key<Task>) {
-        if let Some(task) = tasks.get_mut(key) {
-            let head = &mut self.heads[bucket(task.itt)];
-            task.next = head.replace(key);
-        }
+    #[inline]
+    pub fn enlist(&mut self, task: &mut Task, key: Key<Task>) {
+        task.next = self.heads[bucket(task.itt)].replace(key);
     }
 
     /// Finds a task by its tag.
+    #[inline]
     pub fn find(&self, tasks: &Slab<Task>, itt: Itt) -> Option<Key<Task>> {
         let mut at = self.heads[bucket(itt)];
         while let Some(key) = at {
@@ -220,6 +220,7 @@ impl Session {
     }
 
     /// Takes a task out from under its tag.
+    #[inline]
     pub fn delist(&mut self, tasks: &mut Slab<Task>, key: Key<Task>) {
         let Some(task) = tasks.get(key) else { return };
         let (b, next) = (bucket(task.itt), task.next);

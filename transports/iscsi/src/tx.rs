@@ -31,6 +31,9 @@ impl<N: Net> IscsiTransport<N> {
     /// A PDU without data.
     #[inline]
     pub(crate) fn send_header(&mut self, id: ConnId, digests: Digests, bhs: &Bhs) {
+        if !digests.header {
+            return self.net.send(id, bhs, None, &[]);
+        }
         let (head, len) = head(digests, bhs);
         self.net.send(id, &head[..len], None, &[]);
     }
@@ -57,7 +60,23 @@ impl<N: Net> IscsiTransport<N> {
     }
 
     /// A PDU whose data lies in a vector.
+    #[inline]
     pub(crate) fn send_payload(
+        &mut self,
+        id: ConnId,
+        digests: Digests,
+        bhs: &Bhs,
+        body: SgvRef,
+        range: std::ops::Range<u32>,
+    ) {
+        if digests == Digests::default() && range.len().is_multiple_of(4) {
+            return self.net.send(id, bhs, Some((body, range)), &[]);
+        }
+        self.send_dressed(id, digests, bhs, body, range);
+    }
+
+    /// A PDU whose data lies in a vector, with padding and digests.
+    fn send_dressed(
         &mut self,
         id: ConnId,
         digests: Digests,
