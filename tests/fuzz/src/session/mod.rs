@@ -24,6 +24,7 @@ use spindle_iscsi_wire::{
     BHS_LEN, Bhs, DataOut, Isid, Itt, LoginRequest, LogoutReason, LogoutRequest, NopOut, ScsiCommand,
     SerialNumber, Stage, TaskAttribute, TextRequest, TmfRequest, Ttt,
 };
+use spindle_mem::POISON;
 use spindle_net::Close;
 
 use crate::input::{Input, long, short};
@@ -485,6 +486,8 @@ impl Play {
     fn raw_pdu(&mut self, who: usize, input: &mut Input<'_>) -> Option<()> {
         let how = input.byte()?;
         let mut header = input.array::<BHS_LEN>()?;
+        // A Reject brings a header back, which must not look like memory that nobody wrote.
+        header.iter_mut().filter(|b| **b == POISON).for_each(|b| *b = !POISON);
         let data = input.short()?;
         let Some(peer) = self.peers[who].as_mut() else { return Some(()) };
         if how & 1 != 0 {
@@ -501,8 +504,8 @@ impl Play {
             let bytes = [&header[..], data].concat();
             self.send(who, &clean(&bytes));
         } else {
-            let ahs = if how & 4 != 0 { &data[..data.len().min(64) & !3] } else { &[] };
-            let bytes = peer.pdu(&header, ahs, data);
+            let ahs = clean(if how & 4 != 0 { &data[..data.len().min(64) & !3] } else { &[] });
+            let bytes = peer.pdu(&header, &ahs, data);
             self.send(who, &bytes);
         }
         Some(())
