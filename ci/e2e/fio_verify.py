@@ -42,8 +42,8 @@ def fio(program, url, seed, depth, sizes, total, only_read=False):
 
 
 def backends(folder):
-    # The engine takes BUSY for an error and does not come again; with this pool 32 writes of 1 MiB have room at once.
-    words = ["--size", "256M", "--pool", "512M"]
+    # The engine takes BUSY for an error and does not come again: 32 writes of 1 MiB have to find room, all at once.
+    words = ["--size", "256M"]
     return {
         "ram": words,
         "file": [*words, "--file", f"{folder}/disk"],

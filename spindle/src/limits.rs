@@ -69,12 +69,16 @@ impl Limits {
     pub fn terms(&self) -> Vec<Term> {
         let cores = u64::from(self.cores);
         let staging = u64::from(self.tcp().staging_max) * 64 * 1024;
+        let iscsi = self.iscsi();
+        let own = u64::from(iscsi.unsolicited_reserve_bytes) * u64::from(iscsi.sessions_max);
+        let unsolicited = own + u64::from(iscsi.unsolicited_common_bytes);
         let lanes = 2 * cores * cores * LANE_DEPTH as u64 * 128;
         vec![
             Term { what: "I/O pools", bytes: self.pool_bytes * cores },
             Term { what: "RAM disks", bytes: self.arena_bytes_max - self.pool_bytes * cores },
             Term { what: "task slots", bytes: u64::from(TASKS_PER_CORE) * TASK_BYTES * cores },
             Term { what: "receive staging", bytes: staging * cores },
+            Term { what: "unsolicited data", bytes: unsolicited * cores },
             Term { what: "messages", bytes: lanes },
         ]
     }

@@ -181,8 +181,10 @@ pub struct IscsiLimits {
     pub time2retain: u16,
     /// Bytes of one text negotiation, over all its PDUs.
     pub text_bytes_max: u32,
-    /// Unsolicited data kept by one connection while the pool is empty.
+    /// Unsolicited data kept for one session while the pool is empty, whatever others have kept.
     pub unsolicited_reserve_bytes: u32,
+    /// More of it, for all sessions of the core together: deep queues of large writes send FirstBurstLength with each.
+    pub unsolicited_common_bytes: u32,
     /// Bytes queued for sending at which a connection takes no further commands.
     pub send_queue_bytes_max: u32,
     /// A login must be over after this time.
@@ -223,6 +225,8 @@ impl Default for IscsiLimits {
             time2retain: 0,
             text_bytes_max: 65_536,
             unsolicited_reserve_bytes: 65_536,
+            // Four sessions with 128 first bursts of 64 KiB each.
+            unsolicited_common_bytes: 32 << 20,
             send_queue_bytes_max: 4 << 20,
             login_ms_max: 15_000,
             nop_in_interval_ms: 15_000,

@@ -336,6 +336,7 @@ impl<N: Net> IscsiTransport<N> {
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.kept = None;
         let bytes = std::mem::take(&mut task.reserved);
+        self.reserve_common_used -= std::mem::take(&mut task.reserved_common);
         if let Some(session) = self.sessions.get_mut(task.session) {
             session.reserve_used = session.reserve_used.saturating_sub(bytes);
         }

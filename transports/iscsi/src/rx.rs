@@ -354,18 +354,24 @@ impl<N: Net> IscsiTransport<N> {
 
     /// Where the data of a PDU of a task goes: `len` bytes at `at`.
     pub(crate) fn plan_data(&mut self, key: Key<Task>, at: u32, len: u32) -> Plan {
-        let reserve = self.config.limits.unsolicited_reserve_bytes;
+        let limits = &self.config.limits;
         let Some(task) = self.tasks.get_mut(key) else { return Plan::DROP };
         let sink = match task.phase {
             Phase::Receiving if at < task.wanted && task.failed.is_none() && task.kept.is_none() => {
                 Sink::Land(at, at.saturating_add(len).min(task.wanted))
             }
             Phase::Waiting if task.failed.is_none() => {
-                let session = self.sessions.get_mut(task.session);
-                let room = session.filter(|s| s.reserve_used.saturating_add(len) <= reserve);
-                if let Some(session) = room {
-                    session.reserve_used += len;
+                let own = self.sessions.get_mut(task.session).map(|session| &mut session.reserve_used);
+                let own = own.filter(|used| used.saturating_add(len) <= limits.unsolicited_reserve_bytes);
+                let common = self.reserve_common_used.saturating_add(len);
+                if let Some(used) = own {
+                    *used += len;
                     task.reserved += len;
+                    task.kept.get_or_insert_with(Vec::new);
+                    Sink::Keep
+                } else if common <= limits.unsolicited_common_bytes {
+                    self.reserve_common_used = common;
+                    task.reserved_common += len;
                     task.kept.get_or_insert_with(Vec::new);
                     Sink::Keep
                 } else {

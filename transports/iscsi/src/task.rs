@@ -62,6 +62,8 @@ pub struct Task {
     pub kept: Option<Vec<u8>>,
     /// Bytes of the session's reserve it has taken.
     pub reserved: u32,
+    /// And of the reserve that all sessions of the core have in common.
+    pub reserved_common: u32,
     /// Next under the same hash of the tag.
     pub next: Option<Key<Task>>,
 }
@@ -110,6 +112,7 @@ impl Task {
             buf: None,
             kept: None,
             reserved: 0,
+            reserved_common: 0,
             next: None,
         }
     }

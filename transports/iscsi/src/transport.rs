@@ -49,6 +49,8 @@ pub struct IscsiTransport<N: Net> {
     pub(crate) last_tag: u32,
     /// Vectors lent to the Net for writes that are expected.
     pub(crate) lent: u32,
+    /// Unsolicited data kept beyond the reserves of single sessions.
+    pub(crate) reserve_common_used: u32,
 }
 
 /// What the shard carries out for the transport.
@@ -192,6 +194,7 @@ impl<N: Net> IscsiTransport<N> {
             sweep_at: Tick::ZERO,
             last_tag: 0,
             lent: 0,
+            reserve_common_used: 0,
             config,
         }
     }

@@ -61,9 +61,12 @@ fn a_reader_goes_on_while_a_command_waits_for_memory() {
 
 #[test]
 fn unsolicited_data_waits_in_a_reserve_that_has_an_end() {
-    for (reserve, good) in [(65_536, true), (4096, false)] {
+    for (own, common, good) in
+        [(65_536, 0, true), (4096, 0, false), (4096, 4096, true), (4096, 2048, false), (0, 8192, true)]
+    {
         let mut c = config();
-        c.limits.unsolicited_reserve_bytes = reserve;
+        c.limits.unsolicited_reserve_bytes = own;
+        c.limits.unsolicited_common_bytes = common;
         let mut w = World::new(c, Some(3), [1, 0, 0, 0, 0, 0]);
         let mut h = Host::login(&mut w, 1, &["ImmediateData=Yes", "InitialR2T=No", "FirstBurstLength=4096"]);
         // Holds the only vector.
