@@ -83,7 +83,8 @@ prove() {
         pids+=($!)
     done
     for n in $(seq "$jobs"); do
-        wait -n "${pids[@]}" || { found=1; break; }
+        # One that has been waited for already is no longer known: that is not a find.
+        wait -n "${pids[@]}" 2>/dev/null || { [ $? -eq 127 ] || found=1; break; }
     done
     kill "${pids[@]}" 2>/dev/null || true
     wait "${pids[@]}" 2>/dev/null || true

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -16,6 +16,9 @@ struct Args {
     /// The seeds to run, as `FIRST..END`.
     #[arg(long, default_value = "0..200", value_parser = range)]
     seeds: Range<u64>,
+    /// Run the seeds this file names, too: one at the beginning of each line, then why it is remembered.
+    #[arg(long, value_name = "FILE")]
+    named: Option<PathBuf>,
     /// Run this seed only.
     #[arg(long)]
     seed: Option<u64>,
@@ -77,6 +80,17 @@ fn range(text: &str) -> Result<Range<u64>, String> {
     Ok(number(first)?..number(end)?)
 }
 
+/// Seeds worth remembering.
+fn named(path: &Path) -> Result<Vec<u64>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let lines = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let seed = |line: &str| {
+        let word = line.split_whitespace().next().unwrap_or_default();
+        word.parse().map_err(|e| format!("{}: {line:?} begins with no seed: {e}", path.display()))
+    };
+    lines.map(seed).collect()
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let seeds = args.seed.map_or(args.seeds.clone(), |n| n..n + 1);
@@ -84,7 +98,15 @@ fn main() -> ExitCode {
     if let Some(name) = &args.plant {
         return planted(name, &args.but, &seeds);
     }
-    let (begun, total) = (Instant::now(), seeds.end.saturating_sub(seeds.start));
+    let remembered = match args.named.as_deref().map(named).transpose() {
+        Ok(found) => found.unwrap_or_default(),
+        Err(why) => {
+            println!("RESULT: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let seeds: Vec<u64> = seeds.chain(remembered).collect();
+    let (begun, total) = (Instant::now(), seeds.len());
     let mut counters = Counters::default();
     let mut failed = Vec::new();
     for seed in seeds {
