@@ -2,7 +2,7 @@
 //! each with a list of its own ([`planted_bugs`](crate::planted_bugs)); here is only which one is planted now. Without
 //! the feature `planted` every question is answered with a constant `false` and the hooks vanish.
 //!
-//! [`plant`] plants one for a thread; the environment variable `SPINDLE_PLANTED` for a whole process, say a test.
+//! `plant` plants one for a thread; the environment variable `SPINDLE_PLANTED` for a whole process, say a test.
 
 #[cfg(feature = "planted")]
 mod active {

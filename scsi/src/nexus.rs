@@ -65,7 +65,7 @@ impl NexusStats {
     }
 }
 
-/// What the usual way ([`crate::quick`]) has moved through an I_T_L nexus. It joins the counters of nexus and
+/// What the usual way (the module `quick`) has moved through an I_T_L nexus. It joins the counters of nexus and
 /// unit when somebody asks for them, and when the I_T_L nexus ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Moved {
