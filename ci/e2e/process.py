@@ -185,7 +185,9 @@ def unprivileged(folder):
         # Reservations that outlive a restart need a folder: there is one in the user's home.
         assert os.path.isdir(f"{home}/.local/state/spindle"), os.listdir(home)
     told = log.read_text()
-    assert "lock" in told.lower() and "WARN" in told, f"no word of memory that could not be locked:\n{told}"
+    # Reserved huge pages, where the machine has them, need no locking.
+    if "2 MiB pages" not in told:
+        assert "lock" in told.lower() and "WARN" in told, f"no word of memory that could not be locked:\n{told}"
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     # Not even a home: reservations cannot be kept, everything else works.

@@ -84,6 +84,9 @@ impl Running {
             handles.push(handle);
             threads.push(thread);
         }
+        for warning in &arena.report().warnings {
+            tracing::warn!("{warning}");
+        }
         let live = Arc::new(Live::new(handles, arena, limits, store.clone(), orders));
         let storing = match (store, inbox) {
             (Some(store), Some(inbox)) => Some(start_storing(store, inbox, live.clone())?),
@@ -220,9 +223,6 @@ fn report(topology: &Topology, cpus: &CoreSet, limits: &Limits, arena: &Arena, a
         MemoryKind::Unlocked => "ordinary pages, not locked",
     };
     tracing::info!("processors {cpus} (NUMA nodes {nodes:?}); memory for I/O: {kind}");
-    for warning in &memory.warnings {
-        tracing::warn!("{warning}");
-    }
     let terms = limits.terms();
     let sum: u64 = terms.iter().map(|t| t.bytes).sum();
     let list: Vec<String> = terms.iter().map(|t| format!("{} {}", t.what, show(t.bytes))).collect();

@@ -11,6 +11,7 @@
 use std::ffi::c_void;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
@@ -95,6 +96,19 @@ impl MappedRegion {
         self.len
     }
 
+    /// Has the system give the pages of `range` now instead of at their first touch; they stay. An error says that it
+    /// cannot. Whole pages; does nothing where they are present, or on a system that does not know how (Linux before 5.14).
+    ///
+    /// # Panics
+    /// If the range does not lie inside.
+    pub fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        match advise(self, range, Advice::LinuxPopulateWrite) {
+            // There we touch at first use, as everybody did.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
+    }
+
     /// What the system granted.
     pub fn kind(&self) -> MemoryKind {
         self.kind
@@ -150,7 +164,7 @@ fn map_reserved(len: usize, kind: MemoryKind) -> io::Result<MappedRegion> {
     // SAFETY: no address is asked for, so the kernel picks a free range: no existing memory is replaced.
     let base = unsafe { mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, &fd, 0) }?;
     let region = MappedRegion { base: non_null(base), len, kind, fd };
-    populate(&region)?;
+    region.populate(0..region.len)?;
     keep_out_of_dumps(&region);
     Ok(region)
 }
@@ -164,7 +178,7 @@ fn map_ordinary(len: usize, policy: HugePolicy) -> io::Result<MappedRegion> {
     if policy == HugePolicy::Small {
         return Ok(region);
     }
-    let huge = shared_memory_may_be_huge() && advise(&region, Advice::LinuxHugepage).is_ok();
+    let huge = shared_memory_may_be_huge() && advise(&region, 0..region.len, Advice::LinuxHugepage).is_ok();
     // SAFETY: the range is a live mapping of ours; locking changes nothing a pointer can see.
     let locked = unsafe { mlock_with(region.base.as_ptr().cast(), region.len, MlockFlags::ONFAULT) };
     if locked.is_ok() {
@@ -208,23 +222,16 @@ fn map_aligned(len: usize, fd: &OwnedFd) -> io::Result<NonNull<u8>> {
     Ok(non_null(base.cast()))
 }
 
-/// Makes every page present, and reports if that cannot be.
-fn populate(region: &MappedRegion) -> io::Result<()> {
-    match advise(region, Advice::LinuxPopulateWrite) {
-        // Linux before 5.14 does not know the advice; there we touch at first use, as everybody did.
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        other => other,
-    }
-}
-
 /// A core dump of a target would otherwise be as large as its memory and full of other people's data.
 fn keep_out_of_dumps(region: &MappedRegion) {
-    let _ = advise(region, Advice::LinuxDontDump);
+    let _ = advise(region, 0..region.len, Advice::LinuxDontDump);
 }
 
-fn advise(region: &MappedRegion, advice: Advice) -> io::Result<()> {
-    // SAFETY: the range is a live mapping of ours, and the advices used here keep its contents.
-    unsafe { madvise(region.base.as_ptr().cast(), region.len, advice) }.map_err(Into::into)
+fn advise(region: &MappedRegion, range: Range<usize>, advice: Advice) -> io::Result<()> {
+    assert!(range.start <= range.end && range.end <= region.len, "{range:?} of {} bytes", region.len);
+    let base = region.base.as_ptr().wrapping_add(range.start);
+    // SAFETY: the range lies in a live mapping of ours (asserted), and the advices used here keep its contents.
+    unsafe { madvise(base.cast(), range.len(), advice) }.map_err(Into::into)
 }
 
 fn non_null(base: *mut c_void) -> NonNull<u8> {
@@ -265,13 +272,15 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_pages_come_into_being_when_touched() {
+    fn ordinary_pages_come_into_being_when_touched_or_asked_for() {
         for policy in [HugePolicy::Transparent, HugePolicy::Small] {
             let mut region = map_region(4 * MIB_2, policy).unwrap();
             let present = |region: &MappedRegion| fstat(region.as_fd()).unwrap().st_blocks as usize * 512;
             assert_eq!(present(&region), 0, "{policy:?}");
             bytes_of(&mut region)[MIB_2] = 1;
             assert!((1..=MIB_2).contains(&present(&region)), "{policy:?}");
+            region.populate(2 * MIB_2..4 * MIB_2).unwrap();
+            assert!((2 * MIB_2..=3 * MIB_2).contains(&present(&region)), "{policy:?}");
         }
     }
 

@@ -401,6 +401,20 @@ impl PageSet {
         self.runs.len()
     }
 
+    /// Has the system give the pages now instead of at their first touch. If it cannot, the arena's report says so.
+    pub(crate) fn populate(&self) {
+        for run in &self.runs {
+            // A run lies within one region: extents are joined within regions only.
+            let region = self.arena.region(run.first >> REGION_SHIFT);
+            let start = (run.first & (REGION_PAGES_MAX - 1)) as usize * PAGE_BYTES;
+            let bytes = run.pages as usize * PAGE_BYTES;
+            if let Err(reason) = region.memory.populate(start..start + bytes) {
+                let warning = format!("{} MiB of a pool are not present yet: {reason}", bytes >> 20);
+                self.arena.lock().warnings.push(warning);
+            }
+        }
+    }
+
     /// The pages one by one; from now on the caller has to give them back.
     pub(crate) fn into_pages(mut self) -> impl Iterator<Item = u32> {
         std::mem::take(&mut self.runs).into_iter().flat_map(|r| r.first..r.first + r.pages)

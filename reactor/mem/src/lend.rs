@@ -261,7 +261,13 @@ mod tests {
     }
 
     fn pool(core: u8, arena: &Arc<Arena>) -> SgvPool {
-        let config = PoolConfig { vectors: [8, 4, 2, 0, 0, 0], lent: [4, 1, 0], shares: 1, poison: true };
+        let config = PoolConfig {
+            vectors: [8, 4, 2, 0, 0, 0],
+            lent: [4, 1, 0],
+            shares: 1,
+            poison: true,
+            ..PoolConfig::default()
+        };
         SgvPool::new(CoreId(core), arena.clone(), &config).unwrap()
     }
 

@@ -36,6 +36,8 @@ pub struct PoolConfig {
     pub lent: [u32; LENT_PAGES.len()],
     /// Shares 0 to this (exclusive) exist; others get nothing.
     pub shares: u16,
+    /// Have the system give all the memory when the pool is made, so that none is found missing in the middle of a command.
+    pub populate: bool,
     /// Overwrite memory as it is put back, to find bytes of one tenant sent to another. Costs a pass over
     /// each vector; on by default in debug builds.
     pub poison: bool,
@@ -47,6 +49,7 @@ impl Default for PoolConfig {
             vectors: [64, 32, 16, 8, 4, 1],
             lent: [128, 16, 4],
             shares: 256,
+            populate: false,
             poison: cfg!(debug_assertions),
         }
     }
@@ -143,7 +146,7 @@ impl SgvPool {
         };
         for class in 0..CLASSES {
             // An error drops the pool, which gives back what was taken.
-            pool.stock(class, config.vectors[class])?;
+            pool.stock(class, config.vectors[class], config.populate)?;
         }
         for class in 0..LENT_PAGES.len() {
             pool.stock_lent(class, config.lent[class]);
@@ -151,13 +154,17 @@ impl SgvPool {
         Ok(pool)
     }
 
-    fn stock(&mut self, class: usize, count: u32) -> Result<(), ArenaFull> {
+    fn stock(&mut self, class: usize, count: u32, populate: bool) -> Result<(), ArenaFull> {
         let pages_each = CLASS_BYTES[class] / PAGE_BYTES as u32;
         let arena = self.home.arena().clone();
         let bytes_max = arena.limit_bytes();
         let pages = count.checked_mul(pages_each);
         let pages = pages.ok_or(ArenaFull { wanted: u32::MAX, free: 0, bytes_max })?;
-        let mut pages = arena.take_pages(pages)?.into_pages();
+        let pages = arena.take_pages(pages)?;
+        if populate {
+            pages.populate();
+        }
+        let mut pages = pages.into_pages();
         self.classes[class].free.reserve_exact(count as usize);
         for _ in 0..count {
             let segs = pages.by_ref().take(pages_each as usize).map(|page| arena.seg(page)).collect();
