@@ -111,6 +111,15 @@ def main():
             found = subprocess.run(["iscsi-ls", f"iscsi://127.0.0.1:{ports[0]}"], capture_output=True, text=True, timeout=30).stdout
             assert f"{BASE}:open" in found and f"{BASE}:elsewhere" not in found, f"discovery:\n{found}"
             assert all(f":{p}" in found for p in ports), f"discovery names every portal:\n{found}"
+            # Who is told of targets at all.
+            target.call("iscsi_set_discovery_auth", chap_group=1, require_chap=True)
+            for user, wanted in [("", False), (wrong, False), (right, True)]:
+                told = subprocess.run(["iscsi-ls", f"iscsi://{user}127.0.0.1:{ports[0]}"], capture_output=True, text=True, timeout=30)
+                expect(f"{BASE}:open" in told.stdout, wanted, f"discovery, {user or 'no user'}")
+            saved = target.call("save_config")
+            calls = [c["method"] for s in saved["subsystems"] for c in s["config"] or []]
+            assert calls.index("iscsi_create_auth_group") < calls.index("iscsi_set_discovery_auth"), calls
+            target.call("iscsi_set_discovery_auth")
             # Digests.
             expect(library(url("open"), digest=True), True, "header digests")
             with Session(url("digest"), digest=True) as disk:

@@ -279,6 +279,13 @@ def targets(rpc, target, folder):
     rpc.call("iscsi_target_node_set_auth", name="t", chap_group=1, require_chap=True)
     check(refused(rpc, None, "iscsi_delete_auth_group", tag=1).code == -16, "EBUSY")
     refused(rpc, "chap_group", "iscsi_target_node_set_auth", name="t", chap_group=4)
+    refused(rpc, "chap_group", "iscsi_set_discovery_auth", chap_group=4)
+    refused(rpc, "chap_group", "iscsi_set_discovery_auth", require_chap=True)
+    refused(rpc, "mutual_chap", "iscsi_set_discovery_auth", chap_group=1, mutual_chap=True)
+    rpc.call("iscsi_target_node_set_auth", name="t")
+    rpc.call("iscsi_set_discovery_auth", chap_group=1)
+    check("discovery" in refused(rpc, None, "iscsi_delete_auth_group", tag=1).message, "discovery uses the group")
+    rpc.call("iscsi_set_discovery_auth")
     refused(rpc, None, "iscsi_target_node_set_auth", name="nobody")
     rpc.call("iscsi_target_node_set_auth", name="t")
     # A target open to anybody is not served beyond loopback, by whichever door it would come to that.

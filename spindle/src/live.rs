@@ -490,13 +490,6 @@ pub fn access(model: &Model, epoch: u64, limits: &Limits) -> Result<iscsi::Iscsi
         let digest = |required| {
             if required { iscsi::DigestPolicy::Require } else { iscsi::DigestPolicy::AsOffered }
         };
-        let chap = match (t.spec.disable_chap, t.spec.require_chap) {
-            (true, _) => iscsi::ChapRule::Disabled,
-            (_, true) => iscsi::ChapRule::Required,
-            // Without secrets there is nothing to prove oneself with.
-            _ if t.spec.chap_group == 0 => iscsi::ChapRule::Disabled,
-            _ => iscsi::ChapRule::Optional,
-        };
         let access = |m: &specs::PgIgMap| iscsi::AccessMap {
             portal_group: m.pg_tag,
             initiator_group: m.ig_tag,
@@ -507,11 +500,7 @@ pub fn access(model: &Model, epoch: u64, limits: &Limits) -> Result<iscsi::Iscsi
             name: t.spec.name.clone(),
             alias: Some(t.spec.alias_name.clone()).filter(|a| !a.is_empty()),
             maps: t.spec.pg_ig_maps.iter().map(access).collect(),
-            auth: iscsi::AuthPolicy {
-                chap,
-                mutual: t.spec.mutual_chap,
-                chap_group: Some(t.spec.chap_group).filter(|g| *g != 0),
-            },
+            auth: auth(t.spec.chap_group, t.spec.disable_chap, t.spec.require_chap, t.spec.mutual_chap),
             header_digest: digest(t.spec.header_digest),
             data_digest: digest(t.spec.data_digest),
             queue_depth: t.spec.queue_depth,
@@ -529,13 +518,31 @@ pub fn access(model: &Model, epoch: u64, limits: &Limits) -> Result<iscsi::Iscsi
             })
             .collect(),
     });
+    let discovery = &model.discovery_auth;
     Ok(iscsi::IscsiConfig {
         epoch,
         portal_groups: portal_groups.collect::<Result<_, RpcError>>()?,
         initiator_groups: initiator_groups.collect::<Result<_, RpcError>>()?,
         targets: targets.collect(),
         chap_groups: chap_groups.collect(),
-        discovery_auth: iscsi::AuthPolicy::default(),
+        discovery_auth: auth(
+            discovery.chap_group,
+            discovery.disable_chap,
+            discovery.require_chap,
+            discovery.mutual_chap,
+        ),
         limits: limits.iscsi(),
     })
+}
+
+/// How initiators prove themselves, out of what was configured.
+fn auth(group: u32, disable: bool, require: bool, mutual: bool) -> iscsi::AuthPolicy {
+    let chap = match (disable, require) {
+        (true, _) => iscsi::ChapRule::Disabled,
+        (_, true) => iscsi::ChapRule::Required,
+        // Without secrets there is nothing to prove oneself with.
+        _ if group == 0 => iscsi::ChapRule::Disabled,
+        _ => iscsi::ChapRule::Optional,
+    };
+    iscsi::AuthPolicy { chap, mutual, chap_group: Some(group).filter(|g| *g != 0) }
 }

@@ -5,7 +5,7 @@ use spindle_conf::jsonrpc::{MethodInfo, Methods, RpcError};
 use spindle_iscsi::config::{NamePattern, Netmask};
 
 use super::model::{AuthEntry, ReadSecret};
-use super::specs::{AuthGroup, ByTag, InitiatorGroup, Nothing};
+use super::specs::{AuthGroup, ByTag, DiscoveryAuth, InitiatorGroup, Nothing};
 use super::{Control, done, may, need};
 
 /// RFC 7143 §12.1.3 asks for secrets of at least 96 bits; Microsoft's initiator wants 12 to 16 bytes.
@@ -116,10 +116,36 @@ pub(super) fn register(m: &mut Methods<Control>) {
             if let Some((name, _)) = model.targets.iter().find(|(_, t)| t.spec.chap_group == p.tag) {
                 return Err(RpcError::busy(format!("auth group {} is used by target node {name}", p.tag)));
             }
+            if model.discovery_auth.chap_group == p.tag {
+                return Err(RpcError::busy(format!("auth group {} is used by discovery", p.tag)));
+            }
             let gone = model.auth_groups.remove(&p.tag);
             let gone = gone.ok_or_else(|| RpcError::missing(format_args!("auth group {}", p.tag)))?;
             drop(model);
             c.apply_or(|model| drop(model.auth_groups.insert(p.tag, gone)))?;
+            Ok(done())
+        },
+    );
+    m.add(
+        MethodInfo {
+            name: "iscsi_set_discovery_auth",
+            about: "Changes how initiators prove themselves before they are told of targets (discovery sessions).",
+            params: const {
+                &[
+                    may("chap_group", "number", "auth group; 0: none"),
+                    may("disable_chap", "boolean", "no CHAP even if offered"),
+                    may("require_chap", "boolean", "CHAP or no discovery"),
+                    may("mutual_chap", "boolean", "the target proves itself too"),
+                ]
+            },
+        },
+        |c: &Control, new: DiscoveryAuth| {
+            let _one_at_a_time = c.changing();
+            let mut model = c.model();
+            model.check_chap(new.chap_group, new.disable_chap, new.require_chap, new.mutual_chap)?;
+            let old = std::mem::replace(&mut model.discovery_auth, new);
+            drop(model);
+            c.apply_or(|model| model.discovery_auth = old)?;
             Ok(done())
         },
     );

@@ -10,7 +10,9 @@ use spindle_conf::jsonrpc::RpcError;
 use spindle_iscsi::config::{NamePattern, Netmask};
 
 use super::BdevSpec;
-use super::specs::{AuthGroup, Delay, ErrorCreate, InitiatorGroup, PgIgMap, PortalGroup, TargetNode};
+use super::specs::{
+    AuthGroup, Delay, DiscoveryAuth, ErrorCreate, InitiatorGroup, PgIgMap, PortalGroup, TargetNode,
+};
 
 /// LUN number → logical unit, and whether it is read-only through this LUN.
 pub type LunMap = Vec<(u32, u32, bool)>;
@@ -26,6 +28,8 @@ pub struct Model {
     pub initiator_groups: BTreeMap<u32, InitiatorGroup>,
     /// Auth groups by tag, their secrets read.
     pub auth_groups: BTreeMap<u32, AuthEntry>,
+    /// How initiators prove themselves before they are told of targets.
+    pub discovery_auth: DiscoveryAuth,
     /// Targets by name.
     pub targets: BTreeMap<String, TargetEntry>,
     /// A configuration is being replayed.
@@ -148,6 +152,26 @@ impl Model {
             .collect();
         map.sort_unstable();
         map
+    }
+
+    /// Whether these rules for CHAP make sense together, and name an auth group that exists.
+    pub fn check_chap(&self, group: u32, disable: bool, require: bool, mutual: bool) -> Result<(), RpcError> {
+        if require && disable {
+            return Err(RpcError::field("disable_chap", "require_chap and disable_chap exclude each other"));
+        }
+        if mutual && !require {
+            return Err(RpcError::field("mutual_chap", "needs require_chap"));
+        }
+        if group == 0 {
+            return match require {
+                true => Err(RpcError::field("chap_group", "require_chap needs an auth group")),
+                false => Ok(()),
+            };
+        }
+        match self.auth_groups.contains_key(&group) {
+            true => Ok(()),
+            false => Err(RpcError::field("chap_group", format!("there is no auth group {group}"))),
+        }
     }
 
     /// Whether every pair names a portal group and an initiator group that exist.

@@ -5,7 +5,7 @@ use spindle_conf::jsonrpc::{MethodInfo, Methods, RpcError};
 use spindle_conf::load::{Call, ConfigFile, Subsystem};
 
 use super::model::{Made, Model};
-use super::specs::SaveConfig;
+use super::specs::{DiscoveryAuth, SaveConfig};
 use super::{BdevSpec, Control, may};
 
 pub(super) fn register(m: &mut Methods<Control>) {
@@ -49,6 +49,9 @@ pub fn saved(model: &Model) -> ConfigFile {
     iscsi.extend(model.portal_groups.values().map(|g| call("iscsi_create_portal_group", json!(g))));
     iscsi.extend(model.initiator_groups.values().map(|g| call("iscsi_create_initiator_group", json!(g))));
     iscsi.extend(model.auth_groups.values().map(|a| call("iscsi_create_auth_group", json!(a.spec))));
+    if model.discovery_auth != DiscoveryAuth::default() {
+        iscsi.push(call("iscsi_set_discovery_auth", json!(model.discovery_auth)));
+    }
     iscsi.extend(model.targets.values().map(|t| call("iscsi_create_target_node", json!(t.spec))));
     let iscsi = Subsystem { subsystem: "iscsi".into(), config: Some(iscsi) };
     ConfigFile { subsystems: vec![bdevs, iscsi] }

@@ -384,6 +384,24 @@ pub struct SetAuth {
     pub mutual_chap: bool,
 }
 
+/// `iscsi_set_discovery_auth`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscoveryAuth {
+    /// Auth group; 0: none.
+    #[serde(default)]
+    pub chap_group: u32,
+    /// No CHAP even if an initiator offers it.
+    #[serde(default)]
+    pub disable_chap: bool,
+    /// CHAP or no discovery.
+    #[serde(default)]
+    pub require_chap: bool,
+    /// The target proves itself too.
+    #[serde(default)]
+    pub mutual_chap: bool,
+}
+
 /// `save_config`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

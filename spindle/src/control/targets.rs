@@ -189,19 +189,7 @@ fn check(model: &Model, spec: &TargetNode) -> Result<(), RpcError> {
     if spec.alias_name.len() > 255 || spec.alias_name.chars().any(char::is_control) {
         return Err(RpcError::field("alias_name", "at most 255 printable bytes (RFC 7143 §13.7)"));
     }
-    if spec.require_chap && spec.disable_chap {
-        return Err(RpcError::field("disable_chap", "require_chap and disable_chap exclude each other"));
-    }
-    if spec.mutual_chap && !spec.require_chap {
-        return Err(RpcError::field("mutual_chap", "needs require_chap"));
-    }
-    if spec.chap_group == 0 {
-        if spec.require_chap {
-            return Err(RpcError::field("chap_group", "require_chap needs an auth group"));
-        }
-    } else if !model.auth_groups.contains_key(&spec.chap_group) {
-        return Err(RpcError::field("chap_group", format!("there is no auth group {}", spec.chap_group)));
-    }
+    model.check_chap(spec.chap_group, spec.disable_chap, spec.require_chap, spec.mutual_chap)?;
     check_open(model, spec)
 }
 
