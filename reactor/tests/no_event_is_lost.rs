@@ -191,7 +191,7 @@ fn random_sleeps_lose_no_event() {
 }
 
 #[test]
-#[ignore = "ten seconds on an idle machine; run by the nightly checks"]
+#[ignore = "ten seconds on an idle machine: the step `wake` of ci/test"]
 fn a_million_random_sleeps_lose_no_event() {
     play(1_000_000, 0xB0B5);
 }
