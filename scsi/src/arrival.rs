@@ -2,7 +2,7 @@
 
 use spindle_mem::Sgv;
 use spindle_scsi_port::{Admit, Command, TaskAttr};
-use spindle_scsi_spec::{Asc, FieldError, Lun, Sense, Status};
+use spindle_scsi_spec::{Asc, FieldError, Lun, Sense, SenseKey, Status};
 
 use crate::device_server::disk::{self, Data, Fit, Plan};
 use crate::device_server::{Attention, Exec, Needs, check_usage, table};
@@ -13,7 +13,8 @@ use crate::message::Scope;
 use crate::nexus::Itl;
 use crate::outcome::{self, residual};
 use crate::planted::{self, Bug};
-use crate::task::{NO_ITL, NOTHING, Slot, Task, TaskState, flag};
+use crate::task::{AbortCause, NO_ITL, NOTHING, Slot, Task, TaskState, flag};
+use crate::task_manager::{Asker, Then, Whose};
 
 /// What keeps an arriving command from being performed.
 enum Refused {
@@ -45,6 +46,7 @@ impl Engine {
         if !within && self.tasks.free() <= self.promised {
             return Admit::Refused;
         }
+        let overlaps = nexus.tags.overlaps(&self.tasks, c.tag);
         let itl_slot = match lun_number(c.lun) {
             Some(lun) => nexus.luns.get(lun as usize).copied().unwrap_or(NO_ITL),
             None => NO_ITL,
@@ -62,6 +64,10 @@ impl Engine {
         task.expected_write = c.expected.write;
         task.started = self.now;
         task.land = 0;
+        nexus.tags.add(slot, task);
+        if overlaps {
+            return self.overlapped(slot, c);
+        }
         if itl_slot == NO_ITL {
             return self.admit_without_unit(slot, c);
         }
@@ -83,6 +89,28 @@ impl Engine {
         }
         task.wanted = task.land + plan.extra;
         self.accept(slot, c)
+    }
+
+    /// SAM-5 §5.11: a tag that is in use is used again. Nobody knows which command the initiator will mean by it, so
+    /// all that it has here end, and the new one says so.
+    #[cold]
+    fn overlapped(&mut self, slot: Slot, c: &Command<'_>) -> Admit {
+        let task = self.tasks.hot(slot);
+        let (id, nexus, itl) = (task.id(slot), task.nexus, task.itl);
+        task.row = &NOTHING;
+        task.blocks = 0;
+        match self.itls.get_mut(usize::from(itl)) {
+            Some(itl) => {
+                task.lu = itl.lu;
+                itl.tasks += 1;
+            }
+            None => task.lba = c.lun.decode().map_or(u64::MAX, u64::from),
+        }
+        self.stats.overlapped += 1;
+        let (cause, asker) = (AbortCause::AbortTaskSet, Some(Asker::now(nexus)));
+        self.abort_all(Whose::Nexus(nexus), Some(id), cause, asker, Then::Nothing);
+        let sense = Sense::new(SenseKey::AbortedCommand, Asc::OVERLAPPED_COMMANDS_ATTEMPTED);
+        self.refuse(slot, Refused::Check(sense))
     }
 
     /// Nothing was said against it: it goes where its task set and its Data-Out let it.

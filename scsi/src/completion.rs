@@ -195,6 +195,7 @@ impl Engine {
         task.step(TaskState::Free);
         let (nexus_slot, itl_slot, watched) = (task.nexus, task.itl, task.has(flag::WATCHED));
         let nexus = &mut self.nexuses[usize::from(nexus_slot)];
+        nexus.tags.remove(&mut self.tasks, slot);
         nexus.tasks -= 1;
         self.promised += u32::from(nexus.tasks < nexus.granted);
         let mut idle = nexus.lost && nexus.tasks == 0;

@@ -10,7 +10,7 @@ use crate::device_server::TargetPort;
 use crate::engine::Engine;
 use crate::message::{Request, RequestKind, ScsiMsg, Ticket};
 use crate::reserve::{AccessMask, NexusName};
-use crate::task::{AbortCause, NO_ITL, Slot};
+use crate::task::{AbortCause, NO_ITL, Slot, Tags};
 use crate::task_set::TaskSet;
 use crate::unit_attention::Attentions;
 
@@ -34,6 +34,8 @@ pub struct Nexus {
     pub luns: Vec<u16>,
     /// Its tasks: how many. (Which ones is asked so seldom that all rows are looked at.)
     pub tasks: u32,
+    /// Their tags.
+    pub tags: Tags,
     /// How many it was promised.
     pub granted: u32,
     /// Replies of homes it waits for before it is gone.
@@ -194,6 +196,7 @@ impl Engine {
                     ports: Vec::new(),
                     luns: Vec::new(),
                     tasks: 0,
+                    tags: Tags::default(),
                     granted: 0,
                     parts: 0,
                     stats: NexusStats::default(),
@@ -215,6 +218,7 @@ impl Engine {
         nexus.info = info;
         nexus.name = name;
         nexus.luns.clear();
+        nexus.tags.clear();
         nexus.granted = window;
         nexus.stats = NexusStats::default();
         self.granted += window;

@@ -46,6 +46,7 @@ impl Engine {
         let length = if READS { c.expected.read } else { c.expected.write };
         let allowed = nexus.live == c.nexus.0
             && nexus.tasks < nexus.granted
+            && !nexus.tags.overlaps(&self.tasks, c.tag)
             && itl.is_quiet()
             && lu.is_quiet()
             && matches!(c.attr, TaskAttr::Simple | TaskAttr::Untagged)
@@ -84,6 +85,7 @@ impl Engine {
         task.lu = itl.lu;
         task.cookie = c.cookie;
         task.tag = c.tag;
+        nexus.tags.add(slot, task);
         task.attr = TaskAttr::Simple;
         task.row = row;
         task.access = if READS { Access::Read } else { Access::Write };
@@ -194,7 +196,8 @@ impl Engine {
             let usual = task.flags & !flag::RECEIVED == flag::PLAIN
                 && task.state() == TaskState::Responding
                 && !nexus.lost
-                && !itl.gone;
+                && !itl.gone
+                && nexus.tags.remove_first(id.0 & 0xFFFF, task);
             if usual {
                 task.step(TaskState::Free);
                 nexus.tasks -= 1;

@@ -19,6 +19,8 @@ pub struct EngineStats {
     pub waited_for_memory: u64,
     /// Completions that no task waited for.
     pub stray_completions: u64,
+    /// Commands whose tag was that of another that was still alive.
+    pub overlapped: u64,
 }
 
 /// A task as people see it.

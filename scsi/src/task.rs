@@ -218,6 +218,8 @@ pub struct Task {
     pub line_prev: Slot,
     /// The same.
     pub line_next: Slot,
+    /// The next of its nexus whose tag falls into the same bucket ([`Tags`]).
+    pub same_bucket: Slot,
     /// Position in the order of arrival on this core.
     pub seq: u64,
     /// When it came.
@@ -312,6 +314,7 @@ impl Task {
             buf: None,
             line_prev: NONE,
             line_next: NONE,
+            same_bucket: NONE,
             seq: 0,
             started: Tick::ZERO,
             in_flight: 0,
@@ -504,9 +507,93 @@ impl TaskTable {
         (&mut self.hot[slot as usize], &mut self.cold[slot as usize])
     }
 
+    #[cold]
+    fn find_in_bucket(&self, first: Slot, tag: TaskTag) -> bool {
+        let mut at = first;
+        while at != NONE {
+            let task = self.peek(at);
+            if task.tag == tag && !task.has(flag::ABORTED) && task.state != TaskState::Responding {
+                return true;
+            }
+            at = task.same_bucket;
+        }
+        false
+    }
+
+    #[cold]
+    fn unchain(&mut self, first: Slot, slot: Slot, next: Slot) {
+        let mut at = first;
+        while self.peek(at).same_bucket != slot {
+            at = self.peek(at).same_bucket;
+        }
+        self.hot(at).same_bucket = next;
+    }
+
     /// All tasks alive, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &Task)> {
         (0..).zip(&self.hot).filter(|(_, task)| task.state != TaskState::Free)
+    }
+}
+
+/// The tags of a nexus's tasks: buckets, each a chain through the task rows. With initiators that count their tags a
+/// chain has one link, and to come and to go costs a look at the bucket.
+pub struct Tags {
+    /// As many as an octet can name, so that no index needs a check.
+    buckets: Box<[Slot; 256]>,
+}
+
+impl Default for Tags {
+    fn default() -> Self {
+        Tags { buckets: Box::new([NONE; 256]) }
+    }
+}
+
+impl Tags {
+    /// No tasks.
+    pub fn clear(&mut self) {
+        self.buckets.fill(NONE);
+    }
+
+    #[inline]
+    fn bucket(&mut self, tag: TaskTag) -> &mut Slot {
+        // Fibonacci hashing: neighbours are spread, and all bits count.
+        let [.., at] = (tag.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56).to_be_bytes();
+        &mut self.buckets[usize::from(at)]
+    }
+
+    /// Whether a task of this tag is alive that has neither been aborted nor answered.
+    #[inline]
+    pub fn overlaps(&mut self, tasks: &TaskTable, tag: TaskTag) -> bool {
+        let first = *self.bucket(tag);
+        first != NONE && tasks.find_in_bucket(first, tag)
+    }
+
+    /// A task has come.
+    #[inline]
+    pub fn add(&mut self, slot: Slot, task: &mut Task) {
+        let first = self.bucket(task.tag);
+        task.same_bucket = *first;
+        *first = slot;
+    }
+
+    /// A task goes, if it is the first of its bucket. `false`: it is not, and stays.
+    #[inline]
+    pub fn remove_first(&mut self, slot: Slot, task: &Task) -> bool {
+        let first = self.bucket(task.tag);
+        let is = *first == slot;
+        if is {
+            *first = task.same_bucket;
+        }
+        is
+    }
+
+    /// A task goes.
+    #[inline]
+    pub fn remove(&mut self, tasks: &mut TaskTable, slot: Slot) {
+        let task = tasks.peek(slot);
+        let (tag, next) = (task.tag, task.same_bucket);
+        let first = self.bucket(tag);
+        if *first == slot { *first = next } else { tasks.unchain(*first, slot, next) }
     }
 }
 

@@ -107,6 +107,8 @@ pub struct World {
     pub gone: Vec<NexusId>,
     pub names: HashMap<NexusId, u8>,
     pub closed: Vec<(u8, LuId)>,
+    /// The tag of the next command, if it is to be one of another.
+    pub reuse: Option<TaskTag>,
     pub shrunk: Vec<u8>,
     pub stored: usize,
     pub refuses_to_store: bool,
@@ -166,6 +168,7 @@ impl World {
             gone: Vec::new(),
             names: HashMap::new(),
             closed: Vec::new(),
+            reuse: None,
             shrunk: Vec::new(),
             stored: 0,
             refuses_to_store: false,
@@ -222,7 +225,7 @@ impl World {
         let command = Command {
             nexus,
             lun: Lun::single_level(lun, LunMethod::Peripheral).unwrap(),
-            tag: TaskTag(at as u64),
+            tag: self.reuse.take().unwrap_or(TaskTag(at as u64)),
             cookie,
             attr,
             cdb,

@@ -253,3 +253,39 @@ fn a_unit_that_holds_its_share_of_the_memory_does_not_keep_others_from_theirs() 
     assert!(first.iter().all(|&at| w.cmds[at].answer.as_ref().unwrap().status == Status::Good));
     w.assert_quiet();
 }
+
+#[test]
+fn a_tag_that_is_used_twice_ends_all_commands_of_its_nexus() {
+    let (mut w, n) = World::ready();
+    let other = w.nexus(0, 2);
+    w.clear_attentions(other);
+    // Tags of one bucket and of others, coming and going in any order.
+    let bystander = w.send(other, &read(0, 1), 512, &[]);
+    let many: Vec<usize> = (0..12).map(|lba| w.send(n, &read(lba, 1), 512, &[])).collect();
+    w.happen(Event::Io(0, 5));
+    w.happen(Event::Io(0, 2));
+    let receives = w.send(n, &write(9, 1), 0, &blocks(1, 1));
+    let overlaps = |w: &mut World, lun, out: &[u8]| {
+        let at = w.cmds.len();
+        let cdb = [0x2A, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        w.reuse = Some(TaskTag(many[7] as u64));
+        assert_eq!(w.send_as(n, lun, TaskAttr::Simple, &cdb, 0, out), at);
+        w.run_but(|e| matches!(e, Event::Io(..)));
+        w.cmds[at].answer.as_ref().map(Answer::asc)
+    };
+    let told = Some((SenseKey::AbortedCommand, Asc::OVERLAPPED_COMMANDS_ATTEMPTED));
+    assert_eq!(overlaps(&mut w, 0, &blocks(7, 1)), Some(told));
+    assert!(w.cmds[receives].revoked);
+    assert_eq!(w.hinted.len(), 10, "what the device has is given up");
+    // They have not come back, but the initiator has been told: it may use the tag.
+    let again = w.cmds.len();
+    assert_eq!(overlaps(&mut w, 0, &blocks(7, 1)), None);
+    assert_eq!(overlaps(&mut w, 3, &[]), Some(told), "to a LUN without unit, too");
+    w.run();
+    assert!(w.cmds[again].revoked && w.disk[BLOCK..2 * BLOCK].iter().all(|byte| *byte == 7));
+    assert_eq!(w.cmds[bystander].answer.as_ref().unwrap().status, Status::Good);
+    assert_eq!(w.engine(0).stats().overlapped, 2);
+    let plain = w.ask(n, &read(1, 1), 512, &[]);
+    assert_eq!(plain.status, Status::Good);
+    w.assert_quiet();
+}
