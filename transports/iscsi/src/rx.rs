@@ -72,9 +72,11 @@ impl<N: Net> IscsiTransport<N> {
         }
     }
 
-    /// Between two PDUs, with nothing left of what was read: more may have come than one read took. `true`: it did.
+    /// Nothing is left of what was read, or not enough: more may have come than one read took, and what was received
+    /// ahead is only shown to who asks, be it a header or data that lands nowhere. `true`: there is more.
     fn fetch(&mut self, conn: &mut Conn) -> bool {
-        if !matches!(conn.rx, Rx::Header) || !conn.is_reading() {
+        let landing = matches!(&conn.rx, Rx::Segment(Segment { sink: Sink::Land(..), .. }));
+        if landing || !conn.is_reading() {
             return false;
         }
         self.tune(conn);

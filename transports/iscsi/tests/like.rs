@@ -282,3 +282,30 @@ fn whatever_comes_between_the_disk_holds_what_was_written() {
         assert!(p.mid.pool.is_full(), "seed {seed}");
     }
 }
+
+/// What was received ahead may belong to commands whose data nobody wants, as when their unit has just gone.
+#[test]
+fn data_that_lands_nowhere_is_found_where_it_was_received_ahead() {
+    for keys in [&[][..], &["DataDigest=CRC32C"]] {
+        let mut p = Pair::new(keys);
+        p.write_pages(4, 1);
+        let mut line = Vec::new();
+        for n in 0..8u32 {
+            let mut pdu = p.command(n * 8, Some(&[0xB0 + n as u8; PAGE]), PAGE);
+            if n % 4 == 3 {
+                // A CDB that nobody knows.
+                pdu[32] = 0xAA;
+            }
+            line.extend(pdu);
+        }
+        p.say(&line);
+        let sent = p.hear(8);
+        p.exp_stat_sn += 8;
+        let bad = |pdu: &&Pdu| matches!(pdu.parse(), TargetPdu::ScsiResponse(r) if r.status == 2);
+        assert_eq!((sent.len(), sent.iter().filter(bad).count()), (8, 2));
+        for n in [0usize, 1, 2, 4, 5, 6] {
+            assert_eq!(p.mid.disk[n * PAGE..][..PAGE], [0xB0 + n as u8; PAGE], "page {n}");
+        }
+        p.write_pages(4, 5);
+    }
+}
