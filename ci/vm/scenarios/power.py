@@ -29,6 +29,7 @@ def power_cuts(lab, behind, disk, rounds, how="dsync"):
         # (the last acknowledgements are still on their way to us: nothing new can be acknowledged now)
         lab.host.run("sleep 0.2", quiet=True)
         journal.verify_image(behind.durable)
+        journal.power_was_cut()
         lab.server.boot()
         lab.server.ready()
         behind.attach(lab.server)

@@ -60,5 +60,21 @@ class WhatTheJournalNotices(unittest.TestCase):
         judge("b 0 1\nb 0 12", block(0, 1))
 
 
+    def test_a_flush_repeated_after_a_power_cut_vouches_for_nothing_written_before(self):
+        for how, noticed in (("fsync", False), ("dsync", True)):
+            journal = Journal(None, slots=2, block=4096, how=how)
+            journal._process = Written("b 0 1\na 0 1\nb 1 1\n")
+            journal.power_was_cut()
+            # The first slot was acknowledged before; the second was answered, lost, and its flush repeated.
+            journal._process = Written("b 0 1\na 0 1\nb 1 1\na 1 1\n")
+            if noticed:
+                with self.assertRaisesRegex(AssertionError, "slot 1"):
+                    journal.verify_image(block(0, 1) + EMPTY)
+            else:
+                journal.verify_image(block(0, 1) + EMPTY)
+            with self.assertRaisesRegex(AssertionError, "slot 0"):
+                journal.verify_image(EMPTY + block(1, 1))
+
+
 if __name__ == "__main__":
     unittest.main()
