@@ -241,10 +241,15 @@ impl Login {
             )
         };
         let pairs = || list.pairs().iter().map(|p| (p.key, p.value));
+        let before = self.identified.then(|| self.who());
         let first = self.negotiator.offers(stage, pairs().filter(|(k, _)| names(k)));
         let mut answers = first.map_err(refusal)?;
         if !self.identified {
             self.identify(c)?;
+        } else if before != Some(self.who()) {
+            // RFC 7143 §13.4, §13.5, §13.21: said in the first request. Who is asked for a secret, and for what, hangs on
+            // them: initiators may repeat what they said, and cannot take it back.
+            return Err(LoginStatus::INITIATOR_ERROR);
         }
         let rest = self.negotiator.offers(stage, pairs().filter(|(k, _)| !names(k) && !of_auth(k)));
         answers.extend(rest.map_err(refusal)?);
@@ -260,6 +265,12 @@ impl Login {
             return Err(LoginStatus::AUTHENTICATION_FAILURE);
         }
         Ok(answers)
+    }
+
+    /// Who wants to go where, as said until now: the initiator, its target, and whether it only looks for targets.
+    fn who(&self) -> (Option<String>, Option<String>, bool) {
+        let declared = self.negotiator.declared();
+        (declared.initiator_name.clone(), declared.target_name.clone(), self.negotiator.params().discovery)
     }
 
     /// Who wants to go where: checked once, with the first complete text.
