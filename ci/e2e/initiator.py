@@ -58,8 +58,9 @@ class Check(Exception):
 
 
 class Answer:
-    def __init__(self, status, key, code, data, residual):
+    def __init__(self, status, key, code, data, residual, deferred=False):
         self.status, self.key, self.code, self.data, self.residual = status, key, code, data, residual
+        self.deferred = deferred  # the sense data is about an earlier command
 
     @property
     def sense(self):
@@ -106,13 +107,13 @@ class Session:
         head = ctypes.string_at(task, 64)
         status, residual_status, residual = (*struct.unpack_from("=i", head), *struct.unpack_from("=i", head, 32),
                                              *struct.unpack_from("=Q", head, 40))
-        key, code = struct.unpack_from("=ii", head, 52)
+        response, key, code = struct.unpack_from("=Bxxxii", head, 48)
         _free(task)
         if status > 0xFF:
             raise Broken(f"no status: {status:#x} {_error(self.context).decode(errors='replace')}")
         short = residual if residual_status == 1 else 0
         data = buffer.raw[:read - short] if read and status == 0 else b""
-        return Answer(status, key & 0xF, code, data, residual)
+        return Answer(status, key & 0xF, code, data, residual, deferred=status == 2 and response in (0x71, 0x73))
 
     def good(self, *words, **named):
         """Runs a command that is to end GOOD; answers its data."""
@@ -128,8 +129,8 @@ class Session:
         assert len(data) % block == 0
         self.good(struct.pack(">BBQIBB", 0x8A, 8 if fua else 0, lba, len(data) // block, 0, 0), write=data, lun=lun)
 
-    def sync(self, lun=None):
-        self.good(struct.pack(">BBQIBB", 0x91, 0, 0, 0, 0, 0), lun=lun)
+    def sync(self, lun=None, immed=False):
+        self.good(struct.pack(">BBQIBB", 0x91, 2 if immed else 0, 0, 0, 0, 0), lun=lun)
 
     def ready(self, lun=None):
         return self.command(bytes(6), lun=lun)

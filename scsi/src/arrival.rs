@@ -154,15 +154,15 @@ impl Engine {
         }
     }
 
-    /// The next unit attention of a task's nexus, taken.
+    /// The next unit attention or deferred error of a task's nexus, taken.
     #[cold]
     fn attention(&mut self, slot: Slot) -> Option<Sense> {
         let itl = self.tasks.peek(slot).itl;
-        let asc = self.itls[usize::from(itl)].attentions.take()?;
-        if asc == Asc::REPORTED_LUNS_DATA_HAS_CHANGED {
+        let sense = self.itls[usize::from(itl)].attentions.take()?;
+        if sense.asc == Asc::REPORTED_LUNS_DATA_HAS_CHANGED {
             self.luns_are_known(self.itls[usize::from(itl)].nexus);
         }
-        Some(Sense::unit_attention(asc))
+        Some(sense)
     }
 
     /// Lets the task set decide. `false`: the task is dormant.

@@ -8,6 +8,7 @@ use spindle_scsi_spec::{Asc, Sense, SenseKey, Status};
 use crate::device_server::Exec;
 use crate::device_server::disk::{self, Step, Verdict};
 use crate::engine::Engine;
+use crate::flush;
 use crate::message::ScsiMsg;
 use crate::outcome::{self, residual, sense_of};
 use crate::planted::{self, Bug};
@@ -27,6 +28,9 @@ impl Engine {
         let (slot, task) = match self.tasks.find_mut(id) {
             Some((slot, task)) if task.in_flight & under_way != 0 => (slot, task),
             _ => {
+                if let Some(unit) = flush::unit_of(done.key) {
+                    return self.flush_ended(unit, done.result);
+                }
                 // An operation completes once; a second time is a mistake of a channel. Its memory is still ours.
                 self.stats.stray_completions += 1;
                 if let Some(buf) = done.data {

@@ -60,7 +60,7 @@ impl Engine {
             }
             Exec::RequestSense => {
                 let c = cdb::RequestSense::parse(cdb)?;
-                let sense = itl.attentions.first().map_or(Sense::NONE, Sense::unit_attention);
+                let sense = itl.attentions.first().unwrap_or(Sense::NONE);
                 sense.emit(format(c.desc), &mut out);
                 u32::from(c.alloc_bytes)
             }
@@ -115,8 +115,8 @@ impl Engine {
         let (exec, nexus, itl) = (task.row.exec, task.nexus, task.itl);
         match exec {
             Exec::RequestSense => {
-                let asc = self.itls[usize::from(itl)].attentions.take();
-                if asc == Some(Asc::REPORTED_LUNS_DATA_HAS_CHANGED) {
+                let told = self.itls[usize::from(itl)].attentions.take();
+                if told.is_some_and(|s| s.asc == Asc::REPORTED_LUNS_DATA_HAS_CHANGED) {
                     self.luns_are_known(nexus);
                 }
             }

@@ -32,6 +32,7 @@ mod describe;
 pub mod device_server;
 pub mod effects;
 mod engine;
+pub mod flush;
 pub mod gate;
 pub mod home;
 pub mod lu;

@@ -12,6 +12,7 @@ use crate::device_server::mode::ModePages;
 use crate::device_server::{Exec, OpRow};
 use crate::effects::ControlEvent;
 use crate::engine::Engine;
+use crate::flush::Flushes;
 use crate::gate::Gate;
 use crate::home::LuHome;
 use crate::message::{Policy, ScsiMsg};
@@ -76,6 +77,8 @@ pub struct LuShard {
     closing: bool,
     /// Counters.
     pub stats: LuStats,
+    /// Flushes that no command waits for.
+    pub flushes: Flushes,
     /// Its policy, if this is the home core.
     pub at_home: Option<Box<LuHome>>,
 }
@@ -178,6 +181,7 @@ impl LuShard {
             member: Membership::Out,
             closing: false,
             stats: LuStats::default(),
+            flushes: Flushes::default(),
             at_home: at_home.then(|| Box::new(LuHome::new(policy.clone()))),
             policy,
             info: spec.info,
@@ -441,12 +445,13 @@ impl Engine {
         }
     }
 
-    /// A unit that is to go, goes as soon as no nexus (one with tasks stays) and no other core needs it.
+    /// A unit that is to go, goes as soon as no nexus (one with tasks stays), no flush and no other core needs it.
     pub(crate) fn lu_try_close(&mut self, slot: u16) {
         let Some(shard) = &self.lus[usize::from(slot)] else { return };
         let idle = shard.closing
             && shard.itls.is_empty()
             && shard.member == Membership::Out
+            && shard.flushes.are_over()
             && shard.at_home.as_ref().is_none_or(|home| home.is_idle());
         if idle {
             let lu = shard.lu;

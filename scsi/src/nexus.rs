@@ -109,6 +109,8 @@ pub struct Itl {
     pub set: TaskSet,
     /// Tasks alive.
     pub tasks: u32,
+    /// Which flushes of the unit it has asked for without waiting ([`crate::flush`]).
+    pub flushes: u8,
     /// Counters.
     pub moved: Moved,
 }
@@ -128,6 +130,7 @@ impl Itl {
             attentions: Attentions::default(),
             set: TaskSet::default(),
             tasks: 0,
+            flushes: 0,
             moved: Moved::default(),
         }
     }

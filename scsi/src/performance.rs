@@ -6,6 +6,7 @@ use spindle_scsi_port::PortEffect;
 use spindle_scsi_spec::{Sense, Status};
 
 use crate::device_server::Exec;
+use crate::device_server::disk::sync_cache::flushes_behind;
 use crate::device_server::disk::{self, Step, TaskCx, Verdict};
 use crate::engine::Engine;
 use crate::message::{Reply, Request, RequestKind, Scope, ScsiMsg, Ticket};
@@ -167,6 +168,10 @@ impl Engine {
                 self.ask(slot, RequestKind::PersistentOut { cdb, list, ports });
             }
             Exec::Refused(key, asc) => self.finish(slot, Verdict::Check(Sense::new(key, asc))),
+            Exec::SynchronizeCache | Exec::StartStop if flushes_behind(task) => {
+                self.flush_behind(slot);
+                self.finish(slot, Verdict::Good);
+            }
             Exec::LbaStatus => {
                 if self.provide(slot) {
                     self.execute(slot);

@@ -23,6 +23,8 @@ spindle_reactor::planted_bugs! {
     GateClosedEarly = "gate-closed-early",
     /// SYNCHRONIZE CACHE is answered without a flush.
     FlushSkipped = "flush-skipped",
+    /// SYNCHRONIZE CACHE with IMMED is answered, and no flush follows.
+    FlushBehindSkipped = "flush-behind-skipped",
     /// A write that was to be durable with its status goes down without FUA.
     FuaForgotten = "fua-forgotten",
 }

@@ -32,6 +32,7 @@ CAUGHT = {
 
 # What no real initiator sees, with the reason. Each of them is found by the simulation or by tests of its crate.
 UNSEEN = {
+    "flush-behind-skipped": "GOOD for a flush with IMMED promises nothing, so nobody can miss it",
     "order-ignored": "Linux marks every command SIMPLE; none of its initiators sends ORDERED",
     "status-after-abort": "the transport has forgotten the task by then and has no number to send a status with",
     "reservation-published-late": "the news lies in the other core's mailbox before the answer leaves: the gap is shorter "

@@ -3,6 +3,7 @@
 
 mod attentions;
 mod describing;
+mod flushes;
 mod gates;
 mod reservations;
 mod steps;

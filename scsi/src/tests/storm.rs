@@ -114,7 +114,7 @@ impl Storm {
             22 => (vec![0x2E, 0x02, 0, 0, 0, lba as u8, 0, 0, n as u8, 0], 0, out),
             23 => (vec![0x41, 0, 0, 0, 0, lba as u8, 0, 0, 20, 0], 0, blocks(7, 1)),
             24 => (vec![0x41, 0x08, 0, 0, 0, lba as u8, 0, 0, 20, 0], 0, blocks(0, 1)),
-            25 => (vec![0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0, Vec::new()),
+            25 => (vec![0x35, rng.u8(0..2) << 1, 0, 0, 0, 0, 0, 0, 0, 0], 0, Vec::new()),
             26 => (vec![0x12, 0, 0, 0, 96, 0], 96, Vec::new()),
             27..=28 if self.cluster => (read(lba, n), n * 512, Vec::new()),
             27 => (vec![0x16, 0, 0, 0, 0, 0], 0, Vec::new()),
@@ -195,6 +195,7 @@ impl Storm {
             self.w.fail = match self.rng.u32(0..60) {
                 0 => Some((Op::Read, BlockError::MediumRead)),
                 1 => Some((Op::Write, BlockError::MediumWrite)),
+                2 => Some((Op::Flush, BlockError::FlushLost)),
                 _ => None,
             };
             if let Event::Io(core, n) = event {

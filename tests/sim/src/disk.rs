@@ -44,6 +44,9 @@ pub struct DiskProfile {
 /// Told of every block as a write reaches it: the oracle's eye on the disk. An error is the oracle's complaint.
 pub type Watcher = Box<dyn FnMut(Tick, u64, &[u8]) -> Result<(), String> + Send>;
 
+/// Told of every flush as it is submitted.
+pub type FlushWatcher = Box<dyn FnMut() + Send>;
+
 /// A value a block had, and whose.
 struct Version {
     bytes: Arc<[u8]>,
@@ -96,6 +99,7 @@ pub struct DiskState {
     completed: HashMap<u64, u64>,
     calm: bool,
     watcher: Option<Watcher>,
+    flush_watcher: Option<FlushWatcher>,
     complaint: Option<String>,
     /// Operations so far: all, failed, silent, cancelled.
     pub counts: DiskCounts,
@@ -139,6 +143,7 @@ impl SimDisk {
             completed: HashMap::new(),
             calm: false,
             watcher: None,
+            flush_watcher: None,
             complaint: None,
             counts: DiskCounts::default(),
         })))
@@ -156,9 +161,10 @@ pub const fn wake_fd(core: usize) -> RawFd {
 }
 
 impl DiskState {
-    /// Shows every block that is written to `watcher`.
-    pub fn watch(&mut self, watcher: Watcher) {
+    /// Shows every block that is written to `watcher`, and tells `flush_watcher` of every flush that begins.
+    pub fn watch(&mut self, watcher: Watcher, flush_watcher: FlushWatcher) {
         self.watcher = Some(watcher);
+        self.flush_watcher = Some(flush_watcher);
     }
 
     /// What the watcher found, once.
@@ -248,6 +254,9 @@ impl DiskState {
         }
         self.in_flight[core] += 1;
         self.counts.ops += 1;
+        if let (Op::Flush, Some(watcher)) = (io.op, &mut self.flush_watcher) {
+            watcher();
+        }
         let id = self.next_op;
         self.next_op += 1;
         let end = io.lba.checked_add(u64::from(io.blocks));

@@ -28,6 +28,10 @@ pub struct Unit {
     pub reserve: Model,
     /// Resets and the like.
     pub sweeps: Vec<Sweep>,
+    /// When the last flush with IMMED was sent of those that were answered GOOD: one must begin after it.
+    pub flush_owed: Moment,
+    /// When the last flush began.
+    pub flush_begun: Moment,
     /// It was removed or resized meanwhile: refusals prove nothing.
     pub unsettled: bool,
 }

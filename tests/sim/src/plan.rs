@@ -49,6 +49,8 @@ pub struct Plan {
     pub gate_weight: u32,
     /// Commands that write, of a hundred.
     pub write_weight: u32,
+    /// Flushes come with IMMED now and then.
+    pub immed: bool,
     /// Units are resized, removed and added again.
     pub reconfigures: bool,
     /// Power cuts on the way.
@@ -105,6 +107,8 @@ impl Plan {
                 _ => pick(rng, 10, 40),
             },
             write_weight: rng.u32(30..80),
+            // Not drawn: what is drawn behind it stays as it was, and with it the seeds that have a name.
+            immed: seed % 4 == 1,
             reconfigures: rng.u32(0..4) == 0,
             power_cuts: [0, 0, 1, 2][rng.usize(0..4)],
             turn_us: [1, 20, 200][rng.usize(0..3)],

@@ -119,12 +119,20 @@ impl World {
             blocks: Blocks::new(d.blocks, d.block_bytes, d.write_cache, 1 + n as u64 * 1_000_000_000),
             reserve: Model::of(plan.reserving),
             sweeps: Vec::new(),
+            flush_owed: 0,
+            flush_begun: 0,
             unsettled: false,
         });
         let judge = SharedJudge::new(units.collect());
         for (n, disk) in disks.iter().enumerate() {
-            let judge = judge.clone();
-            disk.lock().watch(Box::new(move |_, lba, bytes| judge.lock().units[n].blocks.stored(lba, bytes)));
+            let (writes, flushes) = (judge.clone(), judge.clone());
+            disk.lock().watch(
+                Box::new(move |_, lba, bytes| writes.lock().units[n].blocks.stored(lba, bytes)),
+                Box::new(move || {
+                    let mut judge = flushes.lock();
+                    judge.units[n].flush_begun = judge.tick();
+                }),
+            );
         }
         let fabric = Fabric::shared(plan.cores, plan.net.clone(), rng.fork());
         let portal: SocketAddr = "10.0.0.100:3260".parse().expect("an address");
@@ -262,6 +270,7 @@ impl World {
             unit.blocks.power_cut(moment);
             unit.reserve = Model::of(self.plan.reserving);
             unit.sweeps.clear();
+            unit.flush_owed = 0;
         }
         judge.count("power cuts");
         drop(judge);

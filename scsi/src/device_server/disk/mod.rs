@@ -10,7 +10,7 @@ mod compare;
 mod compare_and_write;
 mod lba_status;
 mod read_write;
-mod sync_cache;
+pub mod sync_cache;
 mod unmap;
 mod verify;
 mod write_same;
@@ -252,8 +252,7 @@ pub fn start(cx: &mut TaskCx<'_>) -> Step {
         Exec::CompareAndWrite => compare_and_write::start(cx),
         Exec::WriteSame => write_same::start(cx),
         Exec::Unmap => unmap::start(cx),
-        Exec::SynchronizeCache => sync_cache::start_synchronize(cx),
-        Exec::StartStop => sync_cache::start_start_stop(cx),
+        Exec::SynchronizeCache | Exec::StartStop => sync_cache::start(cx),
         Exec::LbaStatus => lba_status::start(cx),
         _ => Step::Done(Verdict::Good),
     }

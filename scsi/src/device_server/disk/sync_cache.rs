@@ -1,4 +1,7 @@
 //! SYNCHRONIZE CACHE, PRE-FETCH and START STOP UNIT (SBC-4 §5.28, §5.9, §5.27).
+//!
+//! With IMMED the status does not wait for the flush, which then is no longer the command's but the unit's: see
+//! [`crate::flush`].
 
 use spindle_bdev::{IoFlags, Op};
 use spindle_scsi_spec::cdb::{PreFetch, StartStopUnit, SynchronizeCache};
@@ -7,17 +10,30 @@ use spindle_scsi_spec::{FieldError, Sense};
 use super::{Plan, Step, TaskCx, Verdict, in_range};
 use crate::lu::LuShard;
 use crate::planted::{self, Bug};
+use crate::task::Task;
 
-/// IMMED is taken as a permission, not as an order: the status comes when the data is durable, so that a flush
-/// that fails is told to the command that asked for it.
-pub(super) fn plan_synchronize(cdb: &[u8], lu: &LuShard) -> Result<Plan, Sense> {
-    let SynchronizeCache { lba, blocks, .. } = SynchronizeCache::parse(cdb)?;
-    in_range(lba, blocks.into(), lu)?;
-    Ok(Plan { lba, blocks, ..Plan::NOTHING })
+/// What is cached is written back.
+const FLUSHES: u8 = 1;
+/// IMMED: the status comes before that.
+const IMMED: u8 = 2;
+
+/// Whether a command (of this file) asks for a flush that it does not wait for.
+pub fn flushes_behind(task: &Task) -> bool {
+    task.option == FLUSHES | IMMED
 }
 
-pub(super) fn start_synchronize(cx: &mut TaskCx<'_>) -> Step {
-    if planted::on(Bug::FlushSkipped) {
+fn option(flushes: bool, immed: bool) -> u8 {
+    (if flushes { FLUSHES } else { 0 }) | if immed { IMMED } else { 0 }
+}
+
+pub(super) fn plan_synchronize(cdb: &[u8], lu: &LuShard) -> Result<Plan, Sense> {
+    let SynchronizeCache { lba, blocks, immed, .. } = SynchronizeCache::parse(cdb)?;
+    in_range(lba, blocks.into(), lu)?;
+    Ok(Plan { lba, blocks, option: option(true, immed), ..Plan::NOTHING })
+}
+
+pub(super) fn start(cx: &mut TaskCx<'_>) -> Step {
+    if cx.task.option & FLUSHES == 0 || planted::on(Bug::FlushSkipped) {
         return Step::Done(Verdict::Good);
     }
     let (lba, mut blocks) = (cx.task.lba, cx.task.blocks);
@@ -36,8 +52,6 @@ pub(super) fn plan_pre_fetch(cdb: &[u8], lu: &LuShard) -> Result<Plan, Sense> {
     Ok(Plan { lba, blocks, ..Plan::NOTHING })
 }
 
-const FLUSHES: u8 = 1;
-
 /// There is nothing to spin down: power conditions are accepted, stopping writes back what is cached, and a
 /// fixed medium cannot be ejected.
 pub(super) fn plan_start_stop(cdb: &[u8]) -> Result<Plan, Sense> {
@@ -46,10 +60,6 @@ pub(super) fn plan_start_stop(cdb: &[u8]) -> Result<Plan, Sense> {
     if c.loej && c.power_condition == 0 {
         return Err(Sense::invalid_field_in_cdb(FieldError::bit(4, 1)));
     }
-    let option = if !c.start && !c.no_flush && c.power_condition == 0 { FLUSHES } else { 0 };
-    Ok(Plan { option, ..Plan::NOTHING })
-}
-
-pub(super) fn start_start_stop(cx: &mut TaskCx<'_>) -> Step {
-    if cx.task.option & FLUSHES == 0 { Step::Done(Verdict::Good) } else { start_synchronize(cx) }
+    let flushes = !c.start && !c.no_flush && c.power_condition == 0;
+    Ok(Plan { option: option(flushes, c.immed), ..Plan::NOTHING })
 }

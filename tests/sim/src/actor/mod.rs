@@ -62,10 +62,25 @@ struct Pending {
 }
 
 enum Kind {
-    Read { lba: u64, blocks: u64, bytes: u32 },
-    Write { id: u64 },
-    Swap { id: u64, lba: u64, found: Value },
-    Sync { lba: u64, blocks: u64 },
+    Read {
+        lba: u64,
+        blocks: u64,
+        bytes: u32,
+    },
+    Write {
+        id: u64,
+    },
+    Swap {
+        id: u64,
+        lba: u64,
+        found: Value,
+    },
+    Sync {
+        lba: u64,
+        blocks: u64,
+    },
+    /// SYNCHRONIZE CACHE with IMMED: GOOD promises nothing of what is cached.
+    FlushLater,
     Change(Change),
     Other,
 }
@@ -124,6 +139,8 @@ pub struct Actor {
     verify_tries: u32,
     last: bool,
     registered: bool,
+    /// How many flushes of each unit may still fail behind a GOOD of this session, and be told by a deferred error.
+    flushes_later: BTreeMap<usize, u32>,
     input: Vec<u8>,
     digests: bool,
 }
@@ -160,6 +177,7 @@ impl Actor {
             verify_tries: 0,
             last: false,
             registered: false,
+            flushes_later: BTreeMap::new(),
             input: Vec::new(),
             digests,
         }
@@ -404,7 +422,7 @@ impl Actor {
                     self.orphans.push(Orphan::Write(pending.unit, id))
                 }
                 Kind::Change(change) => self.orphans.push(Orphan::Change(pending.unit, change)),
-                Kind::Read { .. } | Kind::Sync { .. } | Kind::Other => {}
+                Kind::Read { .. } | Kind::Sync { .. } | Kind::FlushLater | Kind::Other => {}
             }
         }
         for (_, tmf) in std::mem::take(&mut self.tmfs) {
@@ -450,6 +468,7 @@ impl Actor {
                 Event::LoggedIn { tsih } => {
                     trace!("port {}: logged in, TSIH {tsih}", self.port);
                     self.bury();
+                    self.flushes_later.clear();
                     self.phase = Phase::Up;
                     self.next_act = Some(now);
                     let params =
@@ -564,6 +583,7 @@ impl Kind {
             Kind::Write { .. } => "write",
             Kind::Swap { .. } => "compare and write",
             Kind::Sync { .. } => "synchronize cache",
+            Kind::FlushLater => "synchronize cache with IMMED",
             Kind::Change(_) => "reservation",
             Kind::Other => "command",
         }

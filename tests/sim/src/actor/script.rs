@@ -213,9 +213,11 @@ impl Actor {
     fn sync_of(&mut self, unit: usize, lba: u64, blocks: u64) -> Ready {
         let all = self.rng.bool();
         let (lba, blocks) = if all { (0, 0) } else { (lba, blocks) };
-        let cdb = cdb::ten(0x35, 0, lba as u32, blocks as u16);
+        let immed = self.plan.immed && self.rng.bool();
+        let cdb = cdb::ten(0x35, if immed { 0x02 } else { 0 }, lba as u32, blocks as u16);
         let blocks = if all { self.plan.disks[unit].blocks } else { blocks };
-        Ready { cdb, direction: Direction::None, kind: Kind::Sync { lba, blocks } }
+        let kind = if immed { Kind::FlushLater } else { Kind::Sync { lba, blocks } };
+        Ready { cdb, direction: Direction::None, kind }
     }
 
     fn fua(&mut self, bit: u8) -> u8 {
@@ -296,6 +298,9 @@ impl Actor {
         if self.rng.u32(0..4) == 0 {
             command.unsolicited = false;
             command.immediate_data_max = Some(self.rng.u32(0..2_000) & !3);
+        }
+        if matches!(kind, Kind::FlushLater) {
+            *self.flushes_later.entry(unit).or_default() += 1;
         }
         let pending = Pending { kind, unit, invoked, sent: now, attr, immediate, stamp, aborting: false };
         let sent = self.engine.as_mut().map(|e| e.command(ns(now), command));

@@ -31,13 +31,17 @@ impl Actor {
         if done.response != ServiceResponse::CommandCompleted {
             self.complain(format!("port {}: {itt:#x} ends with {:?}", self.port, done.response));
         }
-        let (end, answer) = meaning(done.status, key, asc);
+        let deferred = done.status == CHECK && is_deferred(&done.sense);
+        // SPC-4 §4.5.7: a command that tells of another was not performed.
+        let (end, answer) =
+            if deferred { (End::Refused, Answer::Nothing) } else { meaning(done.status, key, asc) };
         let name = match done.status {
             GOOD => "good",
             CONFLICT => "reservation conflict",
             BUSY => "busy",
             TASK_SET_FULL => "task set full",
             TASK_ABORTED => "task aborted",
+            CHECK if deferred => "deferred errors",
             CHECK => match key {
                 3 | 4 => "device errors",
                 5 => "illegal request",
@@ -55,6 +59,15 @@ impl Actor {
         if done.status == CHECK && (done.sense.is_empty() || key == 0) {
             self.complain(format!("port {}: {itt:#x}: CHECK CONDITION without sense", self.port));
         }
+        if deferred {
+            match self.flushes_later.get_mut(&pending.unit) {
+                Some(n) if *n > 0 => *n -= 1,
+                _ => self.complain(format!(
+                    "port {}: {itt:#x}: a deferred error on unit {}, and nothing that it could be about",
+                    self.port, pending.unit
+                )),
+            }
+        }
         if done.status == CONFLICT || (key == 6 && (0x2A03..=0x2A05).contains(&asc)) {
             // Somebody may have taken our registration away.
             self.registered = false;
@@ -64,6 +77,7 @@ impl Actor {
         if let Kind::Other = pending.kind
             && done.status == CHECK
             && key != 6
+            && !deferred
             && !(key == 5 && asc == 0x2500)
         {
             self.complain(format!("port {}: a plain command ends with sense {key:x}/{asc:04x}", self.port));
@@ -129,7 +143,8 @@ impl Actor {
                 }
                 all.push(u.reserve.end(port, change, answer));
             }
-            Kind::Read { .. } | Kind::Sync { .. } | Kind::Other => {}
+            Kind::FlushLater if end == End::Done => u.flush_owed = u.flush_owed.max(pending.invoked),
+            Kind::Read { .. } | Kind::Sync { .. } | Kind::FlushLater | Kind::Other => {}
         }
         for judged in all {
             judge.hear(judged.map_err(|why| format!("port {port}, unit {unit}: {why}")));
@@ -138,7 +153,9 @@ impl Actor {
 
     /// A command that began behind an ORDERED one (or is one) is not answered before those ahead of it.
     fn order(&mut self, itt: u32, done: &Pending, status: u8) {
-        let moves = |k: &Kind| matches!(k, Kind::Read { .. } | Kind::Write { .. } | Kind::Sync { .. });
+        let moves = |k: &Kind| {
+            matches!(k, Kind::Read { .. } | Kind::Write { .. } | Kind::Sync { .. } | Kind::FlushLater)
+        };
         if status != GOOD || !moves(&done.kind) || done.attr == TaskAttribute::HeadOfQueue || done.immediate {
             return;
         }
@@ -225,6 +242,11 @@ fn meaning(status: u8, key: u8, asc: u16) -> (End, Answer) {
         (CHECK, 2 | 5 | 6 | 0xE, _) => (End::Refused, Answer::Nothing),
         _ => (End::Unsure, Answer::Unknown),
     }
+}
+
+/// Whether it is about an earlier command.
+fn is_deferred(sense: &[u8]) -> bool {
+    sense.first().is_some_and(|b| matches!(b & 0x7F, 0x71 | 0x73))
 }
 
 /// Sense key and code of either format.

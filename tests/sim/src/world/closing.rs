@@ -41,6 +41,10 @@ impl World {
                 return say(&format!("misses memory: {:?}", core.engine.pool_mut().stats()));
             }
         }
+        let judge = self.judge.lock();
+        if let Some(unit) = judge.units.iter().position(|u| u.flush_begun < u.flush_owed) {
+            return Err(format!("all is quiet, but unit {unit} never began a flush that was answered GOOD"));
+        }
         Ok(())
     }
 
