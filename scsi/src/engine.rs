@@ -474,7 +474,7 @@ impl Mid for Engine {
 impl Engine {
     /// The status of a task stands in the send order; what [`Engine::responded_quick`] did not know what to do with.
     #[inline(never)]
-    fn responded_closely(&mut self, task: TaskId) {
+    pub(crate) fn responded_closely(&mut self, task: TaskId) {
         if let Some((slot, t)) = self.tasks.find_mut(task)
             && t.state() == TaskState::Responding
         {
@@ -485,7 +485,7 @@ impl Engine {
 
     /// All Data-Out of a task is in; what [`Engine::received_quick`] did not know what to do with.
     #[inline(never)]
-    fn received_closely(&mut self, task: TaskId, buf: Sgv) {
+    pub(crate) fn received_closely(&mut self, task: TaskId, buf: Sgv) {
         let Some(slot) = self.receiving(task, false) else {
             self.put(buf);
             return self.settle();

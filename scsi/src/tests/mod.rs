@@ -2,6 +2,7 @@
 //! answer. Everything that may happen next stands in a list, so that a test can choose, or a seed can.
 
 mod attentions;
+mod both_ways;
 mod describing;
 mod flushes;
 mod gates;
@@ -108,6 +109,10 @@ pub struct World {
     pub gone: Vec<NexusId>,
     pub names: HashMap<NexusId, u8>,
     pub closed: Vec<(u8, LuId)>,
+    /// Logical block, in bytes.
+    pub block: usize,
+    /// Commands do not take the usual way of READ and WRITE (`quick`).
+    pub closely: bool,
     /// The tag of the next command, if it is to be one of another.
     pub reuse: Option<TaskTag>,
     pub shrunk: Vec<u8>,
@@ -158,7 +163,7 @@ impl World {
             mail: HashMap::new(),
             io: (0..cores).map(|_| Vec::new()).collect(),
             hinted: Vec::new(),
-            disk: vec![0; DISK_BLOCKS as usize * BLOCK],
+            disk: vec![0; DISK_BLOCKS as usize * info.block_bytes as usize],
             mapped: vec![true; DISK_BLOCKS as usize],
             cmds: Vec::new(),
             responding: Vec::new(),
@@ -169,6 +174,8 @@ impl World {
             gone: Vec::new(),
             names: HashMap::new(),
             closed: Vec::new(),
+            block: info.block_bytes as usize,
+            closely: false,
             reuse: None,
             shrunk: Vec::new(),
             stored: 0,
@@ -221,11 +228,25 @@ impl World {
         read: u32,
         out: &[u8],
     ) -> usize {
+        self.send_to(nexus, lun, LunMethod::Peripheral, attr, cdb, read, out)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub fn send_to(
+        &mut self,
+        nexus: NexusId,
+        lun: u32,
+        method: LunMethod,
+        attr: TaskAttr,
+        cdb: &[u8],
+        read: u32,
+        out: &[u8],
+    ) -> usize {
         let at = self.cmds.len();
         let cookie = at as u32;
         let command = Command {
             nexus,
-            lun: Lun::single_level(lun, LunMethod::Peripheral).unwrap(),
+            lun: Lun::single_level(lun, method).unwrap(),
             tag: self.reuse.take().unwrap_or(TaskTag(at as u64)),
             cookie,
             attr,
@@ -233,7 +254,9 @@ impl World {
             expected: Expected { read, write: out.len() as u32, unsolicited: 0 },
         };
         let core = nexus.core();
-        let admit = self.engine(core).command(&command);
+        let closely = self.closely;
+        let engine = self.engine(core);
+        let admit = if closely { engine.command_closely(&command) } else { engine.command(&command) };
         let (task, state) = match admit {
             Admit::NoData(task) => (Some(task), State::Sent),
             Admit::Land(task, buf) => (Some(task), State::Landed(buf)),
@@ -431,7 +454,11 @@ impl World {
             Event::Io(core, n) => {
                 let io = self.io[usize::from(core)].remove(n);
                 let done = self.device(core, io);
-                self.engine(core).on_io(done);
+                if self.closely {
+                    self.engine(core).io_ended(done)
+                } else {
+                    self.engine(core).on_io(done)
+                }
                 core
             }
             Event::Fill(n) => {
@@ -440,7 +467,11 @@ impl World {
                 let len = buf.len() as usize;
                 buf.copy_from(0, &cmd.out[..len]);
                 let (task, core) = (cmd.task.unwrap(), cmd.nexus.core());
-                self.engine(core).received(task, buf);
+                if self.closely {
+                    self.engine(core).received_closely(task, buf);
+                } else {
+                    self.engine(core).received(task, buf);
+                }
                 core
             }
             Event::FillFails(n) => {
@@ -459,7 +490,11 @@ impl World {
             }
             Event::Responded(n) => {
                 let (core, task, _) = self.responding.remove(n);
-                self.engine(core).responded(task);
+                if self.closely {
+                    self.engine(core).responded_closely(task);
+                } else {
+                    self.engine(core).responded(task);
+                }
                 core
             }
             Event::Returned(n) => {
@@ -505,10 +540,10 @@ impl World {
             return IoDone::of(io, IoResult::Err(error));
         }
         self.log.push((io.op, io.lba, io.blocks, io.flags));
-        let from = io.lba as usize * BLOCK;
-        let bytes = if matches!(io.op, Op::Flush | Op::Extent) { 0 } else { io.blocks as usize * BLOCK };
+        let from = io.lba as usize * self.block;
+        let bytes = if matches!(io.op, Op::Flush | Op::Extent) { 0 } else { io.blocks as usize * self.block };
         let to = from + bytes;
-        let (first, end) = (io.lba as usize, io.lba as usize + bytes / BLOCK);
+        let (first, end) = (io.lba as usize, io.lba as usize + bytes / self.block);
         match io.op {
             Op::Read => {
                 let mut io = io;
@@ -516,7 +551,10 @@ impl World {
                     // A device that lends: memory that the engine did not give.
                     io.data = self.engine(core).pool_mut().take(bytes as u32, ShareId(0));
                 }
-                let buf = io.data.as_mut().expect("a test with a device that lends has memory for it");
+                let Some(buf) = io.data.as_mut() else {
+                    self.failed.insert((core, crate::task::of_io_key(io.key).0));
+                    return IoDone::of(io, IoResult::Err(BlockError::Os(12)));
+                };
                 buf.copy_from(io.at, &self.disk[from..to]);
                 IoDone::of(io, IoResult::Ok)
             }
@@ -557,6 +595,15 @@ impl World {
             assert!(engine.pool_mut().is_full(), "memory of core {core} is missing");
         }
         assert!(self.tmfs.values().all(|(nexus, answer)| answer.is_some() || self.gone.contains(nexus)));
+    }
+}
+
+impl Engine {
+    /// A command on the way of those that are not usual, whatever it is.
+    fn command_closely(&mut self, command: &Command<'_>) -> Admit {
+        let admit = self.admit(command);
+        self.settle();
+        admit
     }
 }
 
