@@ -29,6 +29,14 @@ pub enum Command {
     Respond(RespondArgs),
     /// Compare targets in turns within one run, and print ratios
     Compare(CompareArgs),
+    /// Print what is asked beside what was reached, from the comparisons kept in a folder
+    Goals {
+        /// Folder of the files that `compare --json` wrote
+        folder: std::path::PathBuf,
+        /// Milliseconds from the start of a target with 1,000 units to its first login
+        #[arg(long)]
+        start_ms: Option<f64>,
+    },
     /// Measure how far two cores are from each other
     Distance {
         /// The two processors; the first two that may be used if left out
@@ -247,14 +255,14 @@ pub struct RespondArgs {
 
 #[derive(ClapArgs)]
 pub struct CompareArgs {
-    /// KIND:key=value,…: spindle, tgt, spdk (path, lun=null|ram|FILE, size, args), respond, cmd (run), url (url),
+    /// KIND:key=value,…: spindle, tgt, spdk (path, lun=null|ram|FILE, size, direct, args), respond, cmd (run), url (url),
     /// wire (memory=hot|cold); each with name. Ratios are those of the first to each other
     #[arg(required = true)]
     pub contenders: Vec<ContenderSpec>,
     /// Rows, such as read:4k:32,write:4k:128:s4,mixed70:4k:32:open70,idle:1
     #[arg(long)]
     pub work: Option<String>,
-    /// Rows by name: quick, depths, large, digests, open, idle, all
+    /// Rows by name: quick, depths, large, digests, open, idle, file, all
     #[arg(long, default_value = "quick")]
     pub set: String,
     /// Rounds
@@ -266,6 +274,9 @@ pub struct CompareArgs {
     /// Seconds before
     #[arg(long, default_value_t = 0.2)]
     pub warmup: f64,
+    /// Seconds for which processor time is counted where nothing is asked
+    #[arg(long, default_value_t = 10.0)]
+    pub idle_time: f64,
     /// Processors of target and generator; the first two that may be used if left out
     #[arg(long, value_delimiter = ',')]
     pub cpus: Vec<u32>,
@@ -294,6 +305,7 @@ impl CompareArgs {
             rounds: self.rounds,
             time: seconds(self.time)?,
             warmup: seconds(self.warmup)?,
+            idle_time: seconds(self.idle_time)?,
             target_cpu,
             generator_cpu,
             preempted_max: self.preempted_max,

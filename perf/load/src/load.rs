@@ -84,7 +84,45 @@ struct Thread<'a> {
 struct Connections {
     windows: Vec<Window>,
     conns: Vec<(usize, Conn)>,
-    idle: Vec<(Window, Conn)>,
+    idle: Quiet,
+}
+
+/// Sessions that are logged in and only answer what a target asks by itself.
+pub struct Quiet {
+    sessions: Vec<(Window, Conn)>,
+    next: usize,
+}
+
+impl Quiet {
+    /// Logs in sessions of these numbers.
+    pub fn log_in(url: &Url, work: &Workload, numbers: impl IntoIterator<Item = u32>) -> Result<Self> {
+        let _ = limit::raise_open_files();
+        let quiet = Workload { verify: false, ..work.clone() };
+        let unit = Geometry { blocks: 1, block_len: 512 };
+        let sessions = numbers.into_iter().map(|n| {
+            let from = session::login(url, work, Place::first_of(n))?;
+            let window = from.window;
+            let part = Part { first_block: 0, chunks: 1 };
+            Ok((window, Conn::new(from, &quiet, part, unit, url.lun, false, u64::from(n))?))
+        });
+        Ok(Self { sessions: sessions.collect::<Result<_>>()?, next: 0 })
+    }
+
+    /// Looks at one of them.
+    fn answer_next(&mut self, now: u64) -> Result<()> {
+        self.next = (self.next + 1) % self.sessions.len().max(1);
+        match self.sessions.get_mut(self.next) {
+            Some((window, conn)) => conn.turn(window, &mut Feed::closed(Some(0)), now).map(drop),
+            None => Ok(()),
+        }
+        .context("an idle session")
+    }
+
+    /// Looks at all of them.
+    pub fn answer_all(&mut self) -> Result<()> {
+        let now = monotonic_ns();
+        (0..self.sessions.len()).try_for_each(|_| self.answer_next(now))
+    }
 }
 
 impl Thread<'_> {
@@ -108,7 +146,7 @@ impl Thread<'_> {
 
     fn connect(&self) -> Result<Connections> {
         let mine = |n: &u32| n % self.threads == self.number;
-        let mut all = Connections { windows: Vec::new(), conns: Vec::new(), idle: Vec::new() };
+        let (mut windows, mut conns) = (Vec::new(), Vec::new());
         let parts = u64::from(self.work.sessions) * u64::from(self.work.connections);
         for session in (0..self.work.sessions).filter(mine) {
             let (first, geometry) =
@@ -128,19 +166,12 @@ impl Thread<'_> {
                 let number = u64::from(session) * u64::from(self.work.connections) + n as u64;
                 let part = self.part(geometry, number, parts)?;
                 let conn = Conn::new(from, self.work, part, geometry, self.url.lun, true, number)?;
-                all.conns.push((all.windows.len(), conn));
+                conns.push((windows.len(), conn));
             }
-            all.windows.push(window);
+            windows.push(window);
         }
-        let unit = Geometry { blocks: 1, block_len: 512 };
-        for n in (0..self.work.idle_sessions).filter(mine) {
-            let from = session::login(self.url, self.work, Place::first_of(self.work.sessions + n))?;
-            let window = from.window;
-            let part = Part { first_block: 0, chunks: 1 };
-            let quiet = Workload { verify: false, ..self.work.clone() };
-            all.idle.push((window, Conn::new(from, &quiet, part, unit, self.url.lun, false, u64::from(n))?));
-        }
-        Ok(all)
+        let quiet = (0..self.work.idle_sessions).filter(mine).map(|n| self.work.sessions + n);
+        Ok(Connections { windows, conns, idle: Quiet::log_in(self.url, self.work, quiet)? })
     }
 
     /// Without verification everybody works everywhere; with it, each connection keeps to itself.
@@ -183,7 +214,7 @@ impl Thread<'_> {
         let begin = zero + warmup;
         let end = begin + self.work.time.as_nanos() as u64;
         let (mut phase, mut began, mut ended) = (Phase::WarmUp, begin, end);
-        let (mut last_heard, mut last_idle, mut next_idle) = (zero, zero, 0);
+        let (mut last_heard, mut last_idle) = (zero, zero);
         let (mut preempted_before, mut unsent, mut rotation) = (0, 0, 0usize);
         loop {
             let now = monotonic_ns();
@@ -234,11 +265,9 @@ impl Thread<'_> {
                     SILENCE_MAX_NS / 1_000_000_000
                 );
             }
-            if now - last_idle >= IDLE_GAP_NS && !all.idle.is_empty() {
+            if now - last_idle >= IDLE_GAP_NS {
                 last_idle = now;
-                next_idle = (next_idle + 1) % all.idle.len();
-                let (window, conn) = &mut all.idle[next_idle];
-                conn.turn(window, &mut Feed::closed(Some(0)), now).context("an idle session")?;
+                all.idle.answer_next(now)?;
             }
             if self.failed.load(Ordering::Relaxed) {
                 bail!("another generator thread failed");

@@ -5,6 +5,7 @@
 mod args;
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Wire(args) => run_wire(&args),
         Command::Respond(args) => run_respond(&args),
         Command::Compare(args) => run_compare(&args),
+        Command::Goals { folder, start_ms } => run_goals(&folder, start_ms),
         Command::Distance { cpus, json } => args::pair(&cpus).and_then(|(a, b)| {
             let ns = distance::measure(a, b)?;
             let class = distance::Class::of(ns);
@@ -56,7 +58,7 @@ fn run_wire(args: &WireArgs) -> Result<()> {
     let mut all = Vec::new();
     for shape in args.shapes()? {
         let batches = if args.batch.is_empty() { wire::batches(shape.bs) } else { &args.batch };
-        let (samples, best) = wire::limit(&shape, batches, &[wire::Calls::Sockets])?;
+        let (samples, best) = wire::limit(&shape, batches, wire::ways())?;
         if !args.json {
             print!("{}", wire::text(&shape, &samples, best));
         }
@@ -81,6 +83,22 @@ fn run_compare(args: &CompareArgs) -> Result<()> {
     }
     print!("{}", compare::markdown(&outcome));
     anyhow::ensure!(outcome.failures.is_empty(), "{} rows failed", outcome.failures.len());
+    Ok(())
+}
+
+fn run_goals(folder: &Path, start_ms: Option<f64>) -> Result<()> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "json")
+            && let Some(name) = path.file_stem()
+        {
+            let outcome = serde_json::from_str(&std::fs::read_to_string(&path)?);
+            let outcome = outcome.with_context(|| format!("{} is not a comparison", path.display()))?;
+            found.push((name.to_string_lossy().into_owned(), outcome));
+        }
+    }
+    print!("{}", compare::goals(&found, start_ms));
     Ok(())
 }
 

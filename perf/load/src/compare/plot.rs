@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::table::Spread;
-use super::{Metric, Outcome};
+use super::{Metric, Outcome, Row};
 use crate::distance::Class;
 
 const WIDTH: f64 = 900.0;
@@ -26,7 +26,7 @@ pub fn svg(outcome: &Outcome) -> String {
     }
     y += 30.0;
     for class in [Class::Near, Class::Far] {
-        for (n, (name, metrics)) in outcome.items.iter().enumerate() {
+        for (n, Row { name, metrics, .. }) in outcome.rows.iter().enumerate() {
             for &metric in metrics {
                 let figures: Vec<Option<Spread>> =
                     (0..outcome.contenders.len()).map(|c| outcome.figure(class, n, c, metric)).collect();
@@ -121,8 +121,10 @@ mod tests {
         };
         let outcome = Outcome {
             contenders: vec!["A<B".into(), "C".into()],
+            kinds: vec!["cmd".into(), "cmd".into()],
             started: vec![None, None],
-            items: vec![("row".into(), vec![Metric::Rate])],
+            rows: vec![Row { key: "row".into(), name: "row".into(), metrics: vec![Metric::Rate] }],
+            rates: Vec::new(),
             samples: vec![sample(0, 1000.0), sample(1, 500.0)],
             failures: Vec::new(),
         };

@@ -94,11 +94,15 @@ impl Process {
         self.stat()?.first()?.chars().next()
     }
 
-    /// Processor time used so far, in ticks of a hundredth of a second.
+    /// Processor time its threads have used so far, to the nanosecond: what a target does with nothing to do is less than
+    /// the hundredths of a second that `stat` counts in.
     pub fn cpu_seconds(&self) -> Option<f64> {
-        let stat = self.stat()?;
-        let ticks = stat.get(11)?.parse::<f64>().ok()? + stat.get(12)?.parse::<f64>().ok()?;
-        Some(ticks / 100.0)
+        let mut ns = 0u64;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()? {
+            let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            ns += text.split_whitespace().next()?.parse::<u64>().ok()?;
+        }
+        Some(ns as f64 / 1e9)
     }
 
     /// Resident memory.

@@ -25,11 +25,11 @@ pub enum Lun {
 /// One side of a comparison: `KIND:key=value,key=value`.
 #[derive(Clone, Debug)]
 pub enum ContenderSpec {
-    /// `spindle:path=…,lun=null|ram|PATH,size=1G,args=…`
+    /// `spindle:path=…,lun=null|ram|PATH,size=1G,direct=yes,args=…`
     Spindle(Program),
-    /// `tgt:path=…,lun=null|PATH,size=…`
+    /// `tgt:path=…,lun=null|PATH,size=…,direct=yes`
     Tgt(Program),
-    /// `spdk:path=…,lun=null|ram,size=…,args=…`
+    /// `spdk:path=…,lun=null|ram|PATH,size=…,args=…`; files it opens past the page cache by itself
     Spdk(Program),
     /// `respond`: the least that passes for a target.
     Respond(Program),
@@ -67,11 +67,26 @@ pub struct Program {
     pub lun: Lun,
     /// Bytes of the disk.
     pub size: u64,
+    /// A file is used past the page cache.
+    pub direct: bool,
     /// More arguments.
     pub args: Vec<String>,
 }
 
 impl ContenderSpec {
+    /// The word it begins with on the command line.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Spindle(_) => "spindle",
+            Self::Tgt(_) => "tgt",
+            Self::Spdk(_) => "spdk",
+            Self::Respond(_) => "respond",
+            Self::Command { .. } => "cmd",
+            Self::Url { .. } => "url",
+            Self::Wire { .. } => "wire",
+        }
+    }
+
     /// Name in tables.
     pub fn name(&self) -> String {
         match self {
@@ -147,6 +162,11 @@ fn program(
         name: name.unwrap_or_else(|| format!("{kind} {lun_name}")),
         path: keys.remove("path").map_or_else(|| path.into(), PathBuf::from),
         lun,
+        direct: match keys.remove("direct").as_deref() {
+            None | Some("no") => false,
+            Some("yes") => true,
+            Some(other) => bail!("direct={other} is neither yes nor no"),
+        },
         size: keys.remove("size").map_or(Ok(1 << 30), |text| size(&text))?,
         args: keys.remove("args").map_or(Vec::new(), |a| a.split_whitespace().map(str::to_owned).collect()),
     })
@@ -155,6 +175,8 @@ fn program(
 /// A row.
 #[derive(Clone, Debug)]
 pub struct Item {
+    /// As it was written.
+    pub key: String,
     /// What is done.
     pub kind: Kind,
 }
@@ -180,6 +202,9 @@ impl Item {
     /// Its name in tables.
     pub fn name(&self) -> String {
         match &self.kind {
+            Kind::Load { work, open_percent: Some(percent) } => {
+                format!("{}, open loop at {percent} %", work.name())
+            }
             Kind::Load { work, .. } => work.name(),
             Kind::Idle { sessions } => format!("idle, {sessions} sessions"),
         }
@@ -192,6 +217,7 @@ impl Item {
             Kind::Load { work, .. } if work.depth == 1 && work.sessions == 1 => {
                 vec![Metric::P50, Metric::P99]
             }
+            Kind::Load { work, .. } if work.idle_sessions > 0 => vec![Metric::Rate, Metric::Kept],
             Kind::Load { .. } => vec![Metric::Rate],
             Kind::Idle { sessions } if *sessions >= 100 => vec![Metric::Cpu, Metric::SessionBytes],
             Kind::Idle { .. } => vec![Metric::Cpu],
@@ -209,7 +235,8 @@ pub fn parse_items(text: &str) -> Result<Vec<Item>> {
 fn parse_item(text: &str) -> Result<Item> {
     let parts: Vec<&str> = text.split(':').collect();
     if let ["idle", sessions] = parts[..] {
-        return Ok(Item { kind: Kind::Idle { sessions: sessions.parse().context("a number of sessions")? } });
+        let sessions = sessions.parse().context("a number of sessions")?;
+        return Ok(Item { key: text.to_owned(), kind: Kind::Idle { sessions } });
     }
     let [mix, bs, depth, more @ ..] = &parts[..] else { bail!("{text:?} is not DIRECTION:SIZE:DEPTH…") };
     let mut work = Workload {
@@ -248,7 +275,7 @@ fn parse_item(text: &str) -> Result<Item> {
         }
     }
     work.check().with_context(|| text.to_owned())?;
-    Ok(Item { kind: Kind::Load { work, open_percent } })
+    Ok(Item { key: text.to_owned(), kind: Kind::Load { work, open_percent } })
 }
 
 /// Rows by name.
@@ -263,6 +290,7 @@ pub fn preset(name: &str) -> Result<&'static str> {
         "digests" => "read:4k:32:hd:dd,write:4k:32:hd:dd,read:128k:32:hd:dd,write:128k:32:hd:dd",
         "open" => "mixed70:4k:128:open70",
         "idle" => "idle:1,idle:1000,read:4k:32,read:4k:32:idle1000",
+        "file" => "read:4k:32,write:4k:32",
         "all" => {
             "read:4k:1,write:4k:1,read:4k:32,read:4k:128,read:4k:32:s4,read:4k:128:s4,\
              write:4k:32,write:4k:128,write:4k:32:s4,write:4k:128:s4,write:4k:32:solicited,\
@@ -270,7 +298,7 @@ pub fn preset(name: &str) -> Result<&'static str> {
              read:4k:32:hd:dd,write:4k:32:hd:dd,read:128k:32:hd:dd,write:128k:32:hd:dd,\
              read:4k:32:idle1000,idle:1,idle:1000"
         }
-        other => bail!("{other:?} is not quick, depths, large, digests, open, idle or all"),
+        other => bail!("{other:?} is not quick, depths, large, digests, open, idle, file or all"),
     })
 }
 
@@ -290,9 +318,18 @@ mod tests {
         assert!(matches!(spec, ContenderSpec::Wire { cold: true, .. }));
         let spec: ContenderSpec = "url:url=iscsi://127.0.0.1/iqn.x/0,name=mine".parse().unwrap();
         assert_eq!(spec.name(), "mine");
-        for wrong in
-            ["scst", "cmd", "cmd:run=", "spindle:color=red", "wire:memory=warm", "spindle:lun", "tgt:size=x"]
-        {
+        let spec: ContenderSpec = "spindle:lun=/dev/loop9,direct=yes".parse().unwrap();
+        assert!(matches!(spec, ContenderSpec::Spindle(Program { direct: true, .. })));
+        for wrong in [
+            "scst",
+            "cmd",
+            "cmd:run=",
+            "spindle:color=red",
+            "wire:memory=warm",
+            "spindle:lun",
+            "tgt:size=x",
+            "tgt:direct=1",
+        ] {
             assert!(wrong.parse::<ContenderSpec>().is_err(), "{wrong}");
         }
     }
@@ -315,7 +352,7 @@ mod tests {
 
     #[test]
     fn all_presets_are_understood() {
-        for name in ["quick", "depths", "large", "digests", "open", "idle", "all"] {
+        for name in ["quick", "depths", "large", "digests", "open", "idle", "file", "all"] {
             assert!(!parse_items(preset(name).unwrap()).unwrap().is_empty());
         }
         assert!(preset("none").is_err());

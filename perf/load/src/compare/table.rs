@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Metric, Outcome, Sample};
+use super::{Metric, Outcome, Row, Sample};
 use crate::distance::Class;
-use crate::units::size_text;
+use crate::units::{size_text, thousands};
 
 /// Median, least and most of some values.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -43,17 +43,41 @@ impl Outcome {
 
     /// A contender's figure over the rounds of a class.
     pub fn figure(&self, class: Class, item: usize, contender: usize, metric: Metric) -> Option<Spread> {
+        if metric == Metric::Kept {
+            let alone = self.row(&without_idle(&self.rows[item].key))?;
+            return self.ratios((class, item, contender), (class, alone, contender), Metric::Rate);
+        }
         Spread::of(self.counted(class, item, contender).filter_map(|s| s.value(metric)).collect())
     }
 
     /// The subject's figure by another's, formed in each round in which both have one of the same class.
     pub fn ratio(&self, class: Class, item: usize, other: usize, metric: Metric) -> Option<Spread> {
-        let ratios = self.counted(class, item, 0).filter_map(|mine| {
-            let theirs = self.counted(class, item, other).find(|s| s.round == mine.round)?;
+        self.ratios((class, item, 0), (class, item, other), metric)
+    }
+
+    fn ratios(
+        &self,
+        one: (Class, usize, usize),
+        other: (Class, usize, usize),
+        metric: Metric,
+    ) -> Option<Spread> {
+        let ratios = self.counted(one.0, one.1, one.2).filter_map(|mine| {
+            let theirs = self.counted(other.0, other.1, other.2).find(|s| s.round == mine.round)?;
             Some(mine.value(metric)? / theirs.value(metric)?)
         });
         Spread::of(ratios.collect())
     }
+
+    /// The number of a row, by how it was written.
+    pub fn row(&self, key: &str) -> Option<usize> {
+        self.rows.iter().position(|row| row.key == key)
+    }
+}
+
+/// The same row with nobody idle beside it.
+fn without_idle(key: &str) -> String {
+    let parts: Vec<&str> = key.split(':').filter(|part| !part.starts_with("idle")).collect();
+    parts.join(":")
 }
 
 /// The whole comparison: one table for each class of distance.
@@ -92,9 +116,18 @@ pub fn markdown(outcome: &Outcome) -> String {
     if !facts.is_empty() {
         let _ = writeln!(out, "Start to first login answered, and resident size then: {}.", facts.join("; "));
     }
-    for (item, contender, why) in &outcome.failures {
+    for &(row, class, rate) in &outcome.rates {
+        let _ = writeln!(
+            out,
+            "- {}: {}/s where the cores are {}.",
+            outcome.rows[row].name,
+            thousands(rate),
+            class.name()
+        );
+    }
+    for (row, contender, why) in &outcome.failures {
         let _ =
-            writeln!(out, "- {}: {} failed: {why}", outcome.items[*item].0, outcome.contenders[*contender]);
+            writeln!(out, "- {}: {} failed: {why}", outcome.rows[*row].name, outcome.contenders[*contender]);
     }
     out
 }
@@ -110,7 +143,7 @@ fn table(out: &mut String, outcome: &Outcome, class: Class) {
     let _ = write!(out, "\n|---|---|");
     out.push_str(&"---:|".repeat(2 * outcome.contenders.len() - 1));
     out.push('\n');
-    for (n, (name, metrics)) in outcome.items.iter().enumerate() {
+    for (n, Row { name, metrics, .. }) in outcome.rows.iter().enumerate() {
         for &metric in metrics {
             let _ = write!(out, "| {name} | {} |", metric.name());
             for contender in 0..outcome.contenders.len() {
@@ -167,8 +200,14 @@ mod tests {
         let near = Some(Class::Near);
         let outcome = Outcome {
             contenders: vec!["A".into(), "B".into()],
+            kinds: vec!["spindle".into(), "spdk".into()],
             started: vec![None, None],
-            items: vec![("4 KiB read".into(), vec![Metric::Rate])],
+            rows: vec![Row {
+                key: "read:4k:32".into(),
+                name: "4 KiB read".into(),
+                metrics: vec![Metric::Rate],
+            }],
+            rates: vec![(0, Class::Far, 70_000.0)],
             samples: vec![
                 sample(0, 0, 300.0, near),
                 sample(0, 1, 200.0, near),
@@ -189,6 +228,30 @@ mod tests {
         let text = markdown(&outcome);
         assert!(text.contains("**1.50** (1.50–1.50)") && text.contains("1 of them discarded"), "{text}");
         assert!(text.contains("Cores near") && text.contains("Cores far"));
+        assert!(text.contains("70.0 k/s where the cores are far"), "{text}");
+    }
+
+    #[test]
+    fn what_a_busy_session_keeps_is_its_rate_by_that_of_the_row_without_idle_ones() {
+        let row = |key: &str| Row { key: key.into(), name: key.into(), metrics: vec![Metric::Kept] };
+        let beside = |round, rate| Sample { item: 1, ..sample(round, 0, rate, Some(Class::Near)) };
+        let outcome = Outcome {
+            contenders: vec!["A".into()],
+            kinds: vec!["spindle".into()],
+            started: vec![None],
+            rows: vec![row("read:4k:32"), row("read:4k:32:idle1000")],
+            rates: Vec::new(),
+            samples: vec![
+                sample(0, 0, 100.0, Some(Class::Near)),
+                sample(1, 0, 200.0, Some(Class::Near)),
+                beside(0, 99.0),
+                beside(1, 198.0),
+                beside(2, 1.0),
+            ],
+            failures: Vec::new(),
+        };
+        let kept = outcome.figure(Class::Near, 1, 0, Metric::Kept).unwrap();
+        assert_eq!((kept.median, kept.count), (0.99, 2));
     }
 
     #[test]

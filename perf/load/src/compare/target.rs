@@ -134,7 +134,11 @@ fn spindle(program: &Program, cpu: u32) -> Result<Running> {
     match &program.lun {
         Lun::Null => command.arg("--null"),
         Lun::Ram => &mut command,
-        Lun::File(path) => command.arg("--file").arg(path),
+        Lun::File(path) => {
+            backing(path, program.size)?;
+            command.arg("--file").arg(path);
+            if program.direct { command.arg("--direct") } else { &mut command }
+        }
     };
     command.args(["--size", &program.size.to_string()]).args(&program.args);
     printing(&mut command, cpu, "spindle", Some(folder))
@@ -151,11 +155,19 @@ fn respond(program: &Program, cpu: u32) -> Result<Running> {
     printing(&mut command, cpu, "respond", None)
 }
 
-/// A file of the size asked for, if it is not there yet.
+/// A file of the size asked for, if there is none yet. It is really written: reading what was never written costs a disk
+/// nothing.
 fn backing(path: &Path, size: u64) -> Result<()> {
     if !path.exists() {
-        let file = fs::File::create(path).with_context(|| format!("{}", path.display()))?;
-        file.set_len(size)?;
+        let mut file = fs::File::create(path).with_context(|| format!("{}", path.display()))?;
+        let mut left = size;
+        let part = vec![0xA5; 1 << 20];
+        while left > 0 {
+            let n = left.min(part.len() as u64);
+            file.write_all(&part[..n as usize])?;
+            left -= n;
+        }
+        file.sync_all()?;
     }
     Ok(())
 }
@@ -185,7 +197,9 @@ fn tgt(program: &Program, cpu: u32) -> Result<Running> {
         Lun::Null => admin(&[&unit[..], &["--bstype", "null", "-b", "none"]].concat())?,
         Lun::File(path) => {
             backing(path, program.size)?;
-            admin(&[&unit[..], &["--bstype", "rdwr", "-b", &path.to_string_lossy()]].concat())?;
+            let path = path.to_string_lossy();
+            let flags: &[&str] = if program.direct { &["--bsoflags", "direct"] } else { &[] };
+            admin(&[&unit[..], &["--bstype", "rdwr", "-b", &path], flags].concat())?;
         }
         Lun::Ram => bail!("tgt has no disk in memory: give lun=PATH on a tmpfs"),
     }

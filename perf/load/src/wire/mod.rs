@@ -3,11 +3,12 @@
 //! A generator sends the bytes of requests and a responder the bytes of answers, in the sizes iSCSI has: 48 bytes one
 //! way and 48 plus the data the other. Neither side looks at them. What a target could do better or worse is how many
 //! answers it sends in one call and whose memory it touches; both are parameters, and the best over all batches is
-//! *the limit*. Hot memory is a few pages used again and again; cold memory is 256 MiB used at random, as a disk in
+//! *the limit*; so is the way of calling the kernel, by recv and send or through io_uring. Hot memory is a few pages used again and again; cold memory is 256 MiB used at random, as a disk in
 //! memory is.
 
 mod generator;
 mod responder;
+mod uring;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +42,7 @@ pub enum Direction {
 pub enum Calls {
     /// recv and send.
     Sockets,
-    /// io_uring: receives and sends queued, one call a turn.
+    /// io_uring: receives and sends queued for the whole turn, and one call that submits and collects them.
     Uring,
 }
 
@@ -125,6 +126,13 @@ pub struct Sample {
     pub preempted: u64,
 }
 
+impl Sample {
+    /// More is better: commands a second, at depth 1 a low median.
+    fn merit(&self, shape: &Shape) -> f64 {
+        if shape.depth * shape.connections == 1 { -self.latency.p50 } else { self.ops_per_second }
+    }
+}
+
 /// Runs both ends, pinned, over loopback.
 pub fn run(shape: &Shape) -> Result<Report> {
     shape.check()?;
@@ -148,10 +156,14 @@ pub fn run(shape: &Shape) -> Result<Report> {
             let pinned = cpu::pin_to(&[shape.responder_cpu]);
             let result = pinned.with_context(|| format!("processor {}", shape.responder_cpu));
             let result = result.and_then(|()| {
-                responder::run(shape, far, stop, move || {
-                    // Nobody waits any more only if the generator has failed.
+                // Nobody waits any more only if the generator has failed.
+                let ready = move || {
                     let _ = ready.send(());
-                })
+                };
+                match shape.calls {
+                    Calls::Sockets => responder::run(shape, far, stop, ready),
+                    Calls::Uring => uring::run(shape, far, stop, ready),
+                }
             });
             gone.store(true, Ordering::Relaxed);
             result
@@ -192,16 +204,31 @@ pub fn limit(shape: &Shape, batches: &[usize], calls: &[Calls]) -> Result<(Vec<S
             });
         }
     }
-    let alone = shape.depth * shape.connections == 1;
-    let merit = |n: &usize| {
-        let s: &Sample = &samples[*n];
-        if alone { -s.latency.p50 } else { s.ops_per_second }
-    };
     let best = (0..samples.len())
         .filter(|&n| samples[n].latency.count > 0)
-        .max_by(|a, b| merit(a).total_cmp(&merit(b)));
+        .max_by(|&a, &b| samples[a].merit(shape).total_cmp(&samples[b].merit(shape)));
     let best = best.context("no batch was given, or none was answered")?;
     Ok((samples, best))
+}
+
+/// Both ways of calling, where the kernel lets us.
+pub fn ways() -> &'static [Calls] {
+    if spindle_ffi_uring::available() { &[Calls::Sockets, Calls::Uring] } else { &[Calls::Sockets] }
+}
+
+/// The way that is fastest for a shape: all are tried twice, briefly, and each is judged by its better time.
+pub fn best_way(shape: &Shape) -> Result<(usize, Calls)> {
+    let (batches, ways) = (batches(shape.bs), ways());
+    let brief = Shape {
+        batch: batches[0],
+        warmup: shape.warmup.min(Duration::from_millis(50)),
+        time: shape.time.min(Duration::from_millis(250)),
+        ..shape.clone()
+    };
+    let (first, a) = limit(&brief, batches, ways)?;
+    let (second, b) = limit(&brief, batches, ways)?;
+    let best = [&first[a], &second[b]].into_iter().max_by(|x, y| x.merit(shape).total_cmp(&y.merit(shape)));
+    Ok(best.map(|s| (s.batch, s.calls)).expect("there are two"))
 }
 
 /// For people.

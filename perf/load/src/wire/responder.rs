@@ -5,16 +5,16 @@ use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use arrayvec::ArrayVec;
 
-use super::{COLD_BYTES, Calls, Direction, Shape};
+use super::{COLD_BYTES, Direction, Shape};
 
-const RANGES_MAX: usize = 1024;
+/// Ranges of memory the kernel takes in one call.
+pub const RANGES_MAX: usize = 1024;
 
 /// Answers until told to stop. `ready` is called when the memory is there: making it takes longer than a sample.
 pub fn run(shape: &Shape, streams: Vec<TcpStream>, stop: &AtomicBool, ready: impl FnOnce()) -> Result<()> {
-    ensure!(shape.calls == Calls::Sockets, "io_uring is not built in");
     let mut memory = Memory::new(shape);
     ready();
     let mut conns: Vec<Conn> = streams.into_iter().map(Conn::new).collect();
@@ -37,14 +37,19 @@ struct Memory {
     chance: fastrand::Rng,
 }
 
+/// Bytes of a place of memory, and how many there are.
+pub fn places(shape: &Shape) -> (usize, usize) {
+    let place = match shape.direction {
+        // Header and data lie together: the least a target can do is one range for each answer.
+        Direction::Read => shape.answer_bytes().next_multiple_of(64),
+        Direction::Write => shape.batch.max(4096),
+    };
+    (place, if shape.cold { COLD_BYTES / place } else { 1 })
+}
+
 impl Memory {
     fn new(shape: &Shape) -> Self {
-        let place = match shape.direction {
-            // Header and data lie together: the least a target can do is one range for each answer.
-            Direction::Read => shape.answer_bytes().next_multiple_of(64),
-            Direction::Write => shape.batch.max(4096),
-        };
-        let places = if shape.cold { COLD_BYTES / place } else { 1 };
+        let (place, places) = places(shape);
         // Pages that were never written all show the same page of zeros: write them.
         Self { bytes: vec![0xA5; place * places], place, places, chance: fastrand::Rng::with_seed(7) }
     }

@@ -1,0 +1,231 @@
+//! Taking one sample of one contender.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::spec::{Item, Kind};
+use super::{Plan, Running, Sample};
+use crate::distance::{self, Class};
+use crate::load::{self, Quiet};
+use crate::report::{Report, Stats};
+use crate::units;
+use crate::wire::{self, Calls, Direction, Shape};
+use crate::workload::{Mix, Rate, Workload};
+
+/// Rounds in which targets are looked at with nothing to do: that takes long and varies little.
+const IDLE_ROUNDS: u32 = 2;
+/// Pause between looks at sessions that stand idle.
+const IDLE_LOOK: Duration = Duration::from_millis(20);
+
+/// One side.
+pub enum Contender {
+    /// A target.
+    Target(Running),
+    /// The wire, with the best way found for each row and class of distance.
+    Wire {
+        /// Data in 256 MiB.
+        cold: bool,
+        /// Batch and way of calling.
+        best: Vec<[Option<(usize, Calls)>; 2]>,
+    },
+}
+
+impl Contender {
+    /// The wire, nothing known of it yet.
+    pub fn wire(cold: bool, rows: usize) -> Self {
+        Self::Wire { cold, best: vec![[None; 2]; rows] }
+    }
+}
+
+/// Takes samples, and keeps what it learned for them.
+pub struct Sampler<'a> {
+    plan: &'a Plan,
+    contenders: Vec<Contender>,
+    /// Rates of open loops by row and class.
+    rates: Vec<[Option<f64>; 2]>,
+}
+
+impl<'a> Sampler<'a> {
+    /// Of these.
+    pub fn new(plan: &'a Plan, contenders: Vec<Contender>) -> Self {
+        Self { plan, contenders, rates: vec![[None; 2]; plan.items.len()] }
+    }
+
+    /// What open loops ran at.
+    pub fn rates(&self) -> Vec<(usize, Class, f64)> {
+        let of = |row: usize, class: Class| Some((row, class, self.rates[row][class as usize]?));
+        (0..self.rates.len()).flat_map(|row| [of(row, Class::Near), of(row, Class::Far)]).flatten().collect()
+    }
+
+    /// One sample; `None` where a row says nothing about a contender.
+    pub fn sample(
+        &mut self,
+        item: &Item,
+        row: usize,
+        round: u32,
+        who: usize,
+        say: &mut impl FnMut(&str),
+    ) -> Result<Option<Sample>> {
+        let plan = self.plan;
+        let measure = || distance::measure(plan.target_cpu, plan.generator_cpu);
+        let mut before = measure()?;
+        let found = match (&self.contenders[who], &item.kind) {
+            (Contender::Target(_), Kind::Load { work, open_percent }) => {
+                let mut work = timed(plan, work);
+                if let Some(percent) = open_percent {
+                    work.rate = Some(self.rate(&work, row, Class::of(before), *percent, say)?);
+                    before = measure()?;
+                }
+                Some(with_running(self.target(who), |running| {
+                    let used = running.cpu_seconds();
+                    let clock = Instant::now();
+                    let report = load::run(running.url(), &work)?;
+                    Ok((report, busy_percent(used, running.cpu_seconds(), clock), None))
+                })?)
+            }
+            (Contender::Target(_), Kind::Idle { .. }) if round >= IDLE_ROUNDS => None,
+            (Contender::Target(running), Kind::Idle { sessions }) => {
+                Some(with_running(running, |running| idle(plan, running, *sessions))?)
+            }
+            (Contender::Wire { .. }, Kind::Load { work, open_percent: None }) => {
+                let shape = self.shape(work, row, who, Class::of(before))?;
+                if shape.is_some() {
+                    before = measure()?;
+                }
+                shape.map(|shape| Ok::<_, anyhow::Error>((wire::run(&shape)?, None, None))).transpose()?
+            }
+            (Contender::Wire { .. }, _) => None,
+        };
+        let Some((report, cpu, session_bytes)) = found else { return Ok(None) };
+        let after = measure()?;
+        let (from, to) = (Class::of(before), Class::of(after));
+        let class = (from == to).then_some(from);
+        let discarded = if class.is_none() {
+            Some(format!("the cores moved from {} to {}", from.name(), to.name()))
+        } else {
+            plan.preempted_max
+                .filter(|&max| report.preempted as f64 > max as f64 * report.seconds)
+                .map(|_| format!("the generator lost its core {} times", report.preempted))
+        };
+        Ok(Some(Sample {
+            round,
+            item: row,
+            contender: who,
+            distance_ns: (before, after),
+            class,
+            report,
+            target_cpu_percent: cpu,
+            // What a session needed stays with the target when it ends: only the first time tells.
+            session_bytes: session_bytes.filter(|_| round == 0),
+            discarded,
+        }))
+    }
+
+    fn target(&self, who: usize) -> &Running {
+        let Contender::Target(running) = &self.contenders[who] else { unreachable!("asked of a target") };
+        running
+    }
+
+    /// An open loop runs at a share of what the slowest target saturates at: found once in each class of distance, and
+    /// the same for all.
+    fn rate(
+        &mut self,
+        work: &Workload,
+        row: usize,
+        class: Class,
+        percent: u8,
+        say: &mut impl FnMut(&str),
+    ) -> Result<Rate> {
+        let per_second = match self.rates[row][class as usize] {
+            Some(rate) => rate,
+            None => {
+                let mut slowest = f64::INFINITY;
+                for contender in &self.contenders {
+                    if let Contender::Target(running) = contender {
+                        let report = with_running(running, |running| load::run(running.url(), work))?;
+                        slowest = slowest.min(report.ops_per_second);
+                    }
+                }
+                ensure!(slowest.is_finite() && slowest > 0.0, "no target to find the rate with");
+                let saturated = units::thousands(slowest);
+                say(&format!("{}: the slowest saturates at {saturated}/s, {}", work.name(), class.name()));
+                let rate = slowest * f64::from(percent) / 100.0;
+                *self.rates[row][class as usize].insert(rate)
+            }
+        };
+        Ok(Rate { per_second, poisson: true })
+    }
+
+    /// The wire in the shape of a workload. All ways are tried once in each class; samples take the best.
+    fn shape(&mut self, work: &Workload, row: usize, who: usize, class: Class) -> Result<Option<Shape>> {
+        let plan = self.plan;
+        let Contender::Wire { cold, best } = &mut self.contenders[who] else { return Ok(None) };
+        let direction = match work.mix {
+            Mix::READ => Direction::Read,
+            Mix::WRITE => Direction::Write,
+            _ => return Ok(None),
+        };
+        if work.header_digest || work.data_digest || work.idle_sessions > 0 {
+            return Ok(None);
+        }
+        let shape = Shape {
+            direction,
+            bs: work.bs as usize,
+            depth: work.depth.into(),
+            connections: work.sessions as usize * usize::from(work.connections),
+            batch: 0,
+            cold: *cold,
+            calls: Calls::Sockets,
+            warmup: plan.warmup,
+            time: plan.time,
+            responder_cpu: plan.target_cpu,
+            generator_cpu: plan.generator_cpu,
+        };
+        let known = &mut best[row][class as usize];
+        let (batch, calls) = match *known {
+            Some(way) => way,
+            None => *known.insert(wire::best_way(&shape)?),
+        };
+        Ok(Some(Shape { batch, calls, ..shape }))
+    }
+}
+
+fn timed(plan: &Plan, work: &Workload) -> Workload {
+    Workload { time: plan.time, warmup: plan.warmup, cpus: vec![plan.generator_cpu], ..work.clone() }
+}
+
+fn with_running<T>(running: &Running, body: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
+    running.resume()?;
+    let result = body(running);
+    running.pause()?;
+    result
+}
+
+fn busy_percent(before: Option<f64>, after: Option<f64>, clock: Instant) -> Option<f64> {
+    Some((after? - before?) / clock.elapsed().as_secs_f64() * 100.0)
+}
+
+/// Some sessions logged in, and nothing asked of them but what a target asks by itself: what they cost in time and memory.
+fn idle(plan: &Plan, running: &Running, sessions: u32) -> Result<(Report, Option<f64>, Option<f64>)> {
+    let work = Workload { cpus: vec![plan.generator_cpu], ..Workload::default() };
+    let resident = running.resident_bytes();
+    let mut open = Quiet::log_in(running.url(), &work, 0..sessions).context("idle sessions")?;
+    let hold = |open: &mut Quiet, time: Duration| -> Result<()> {
+        let clock = Instant::now();
+        while clock.elapsed() < time {
+            open.answer_all()?;
+            std::thread::sleep(IDLE_LOOK);
+        }
+        Ok(())
+    };
+    hold(&mut open, plan.warmup.max(Duration::from_millis(500)))?;
+    let (used, clock) = (running.cpu_seconds(), Instant::now());
+    hold(&mut open, plan.idle_time)?;
+    let cpu = busy_percent(used, running.cpu_seconds(), clock);
+    let added = running.resident_bytes().zip(resident).map(|(after, before)| after.saturating_sub(before));
+    let report = Report::of(format!("idle with {sessions} sessions"), &Stats::default(), 1.0, 0);
+    // Of a few sessions the pages they share would say more than they do.
+    let each = added.filter(|_| sessions >= 100).map(|bytes| bytes as f64 / f64::from(sessions));
+    Ok((report, cpu, each))
+}
