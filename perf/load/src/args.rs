@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use spindle_ffi_os::cpu;
 use spindle_perf::compare::{self, ContenderSpec, Plan};
+use spindle_perf::profile;
 use spindle_perf::units::{size, size_u32};
 use spindle_perf::url::Url;
 use spindle_perf::wire::{self, Calls, Direction, Shape};
@@ -29,6 +30,8 @@ pub enum Command {
     Respond(RespondArgs),
     /// Compare targets in turns within one run, and print ratios
     Compare(CompareArgs),
+    /// Say where a target's time goes, by sampling it with the clock
+    Profile(ProfileArgs),
     /// Print what is asked beside what was reached, from the comparisons kept in a folder
     Goals {
         /// Folder of the files that `compare --json` wrote
@@ -309,6 +312,39 @@ impl CompareArgs {
             target_cpu,
             generator_cpu,
             preempted_max: self.preempted_max,
+        })
+    }
+}
+
+#[derive(ClapArgs)]
+pub struct ProfileArgs {
+    /// The target, as `compare` takes it
+    pub contender: ContenderSpec,
+    /// Rows
+    #[arg(long, default_value = "read:4k:1,read:4k:32,write:4k:32,read:128k:32,write:128k:32")]
+    pub work: String,
+    /// Seconds each is looked at
+    #[arg(long, default_value_t = 2.0)]
+    pub time: f64,
+    /// Print the functions in which most time is spent, so many for each row
+    #[arg(long, default_value_t = 0)]
+    pub functions: usize,
+    /// Processors of target and generator; the first two that may be used if left out
+    #[arg(long, value_delimiter = ',')]
+    pub cpus: Vec<u32>,
+}
+
+impl ProfileArgs {
+    /// The plan it describes.
+    pub fn plan(&self) -> Result<profile::Plan> {
+        let (target_cpu, generator_cpu) = pair(&self.cpus)?;
+        Ok(profile::Plan {
+            contender: self.contender.clone(),
+            items: compare::parse_items(&self.work)?,
+            time: seconds(self.time)?,
+            target_cpu,
+            generator_cpu,
+            functions: self.functions,
         })
     }
 }

@@ -10,6 +10,7 @@
 //!   figures taken near and far differ by a factor of two and must never be compared.
 //! * [`compare`]: starts targets, takes samples in turns within one run, watches the distance beside each sample,
 //!   and reports ratios with their spread.
+//! * [`profile`]: where a target's time goes, by clock sampling.
 //!
 //! Only ratios of one run count. The way of a figure: [`url`] says where the logical unit is, [`session`] logs in
 //! through the test initiator's engine and hands its socket over, [`conn`] drives the connection from there on with
@@ -22,6 +23,7 @@ pub mod conn;
 pub mod distance;
 pub mod load;
 pub mod pattern;
+pub mod profile;
 pub mod report;
 pub mod respond;
 pub mod session;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use spindle_ffi_os::cpu;
 use spindle_perf::respond::{self, Disk};
-use spindle_perf::{compare, distance, load, wire};
+use spindle_perf::{compare, distance, load, profile, wire};
 
 use crate::args::{Args, Command, CompareArgs, RespondArgs, WireArgs};
 
@@ -26,6 +26,10 @@ fn main() -> ExitCode {
         Command::Wire(args) => run_wire(&args),
         Command::Respond(args) => run_respond(&args),
         Command::Compare(args) => run_compare(&args),
+        Command::Profile(args) => args
+            .plan()
+            .and_then(|plan| profile::run(&plan, |row| eprintln!("{row}")))
+            .map(|text| print!("{text}")),
         Command::Goals { folder, start_ms } => run_goals(&folder, start_ms),
         Command::Distance { cpus, json } => args::pair(&cpus).and_then(|(a, b)| {
             let ns = distance::measure(a, b)?;

@@ -27,7 +27,7 @@ pub use self::result::{Metric, Outcome, Row, Sample, Started};
 use self::sample::{Contender, Sampler};
 pub use self::spec::{ContenderSpec, Item, Kind, parse_items, preset};
 pub use self::table::markdown;
-pub use self::target::Running;
+pub use self::target::{Running, start as start_target};
 
 /// What to compare.
 #[derive(Clone, Debug)]

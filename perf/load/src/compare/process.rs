@@ -32,6 +32,11 @@ impl Process {
         Ok(Self { child: child.with_context(|| format!("{program} does not start"))?, log })
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for a line on standard output that holds `wanted`. The rest of the output is read and thrown away, so
     /// that the child never waits for us.
     pub fn wait_for_line(&mut self, wanted: &str, max: Duration) -> Result<String> {

@@ -33,6 +33,11 @@ impl Running {
         &self.url
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// Halts it.
     pub fn pause(&self) -> Result<()> {
         self.process.as_ref().map_or(Ok(()), Process::pause)
