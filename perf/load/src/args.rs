@@ -6,11 +6,11 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use spindle_ffi_os::cpu;
 use spindle_perf::compare::{self, ContenderSpec, Plan};
-use spindle_perf::profile;
 use spindle_perf::units::{size, size_u32};
 use spindle_perf::url::Url;
 use spindle_perf::wire::{self, Calls, Direction, Shape};
 use spindle_perf::workload::{Mix, Order, Rate, Workload, WriteOffers};
+use spindle_perf::{profile, scale};
 
 /// Measures iSCSI targets, and what the machine allows them.
 #[derive(Parser)]
@@ -32,6 +32,17 @@ pub enum Command {
     Compare(CompareArgs),
     /// Say where a target's time goes, by sampling it with the clock
     Profile(ProfileArgs),
+    /// Measure what a command costs a target on one core and on two, in turns
+    Scale(ScaleArgs),
+    /// Measure a message to another core and back
+    Hop {
+        /// The two processors; the first two that may be used if left out
+        #[arg(long, value_delimiter = ',')]
+        cpus: Vec<u32>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what is asked beside what was reached, from the comparisons kept in a folder
     Goals {
         /// Folder of the files that `compare --json` wrote
@@ -258,7 +269,7 @@ pub struct RespondArgs {
 
 #[derive(ClapArgs)]
 pub struct CompareArgs {
-    /// KIND:key=value,…: spindle, tgt, spdk (path, lun=null|ram|FILE, size, direct, args), respond, cmd (run), url (url),
+    /// KIND:key=value,…: spindle, tgt, spdk (path, lun=null|ram|FILE, size, direct, engine, args), respond, cmd (run), url (url),
     /// wire (memory=hot|cold); each with name. Ratios are those of the first to each other
     #[arg(required = true)]
     pub contenders: Vec<ContenderSpec>,
@@ -345,6 +356,37 @@ impl ProfileArgs {
             target_cpu,
             generator_cpu,
             functions: self.functions,
+        })
+    }
+}
+
+#[derive(ClapArgs)]
+pub struct ScaleArgs {
+    /// The target, as `compare` takes it: a spindle
+    pub contender: ContenderSpec,
+    /// Rows; their sessions are those on each processor
+    #[arg(long, default_value = "read:4k:32:s4,write:4k:32:s4")]
+    pub work: String,
+    /// Rounds
+    #[arg(long, default_value_t = 7)]
+    pub rounds: u32,
+    /// Seconds counted in each sample
+    #[arg(long, default_value_t = 1.0)]
+    pub time: f64,
+    /// The processors, for target and generator alike; the first two that may be used if left out
+    #[arg(long, value_delimiter = ',')]
+    pub cpus: Vec<u32>,
+}
+
+impl ScaleArgs {
+    /// The plan it describes.
+    pub fn plan(&self) -> Result<scale::Plan> {
+        Ok(scale::Plan {
+            contender: self.contender.clone(),
+            items: compare::parse_items(&self.work)?,
+            rounds: self.rounds,
+            time: seconds(self.time)?,
+            cpus: pair(&self.cpus)?,
         })
     }
 }

@@ -10,6 +10,7 @@
 //!   figures taken near and far differ by a factor of two and must never be compared.
 //! * [`compare`]: starts targets, takes samples in turns within one run, watches the distance beside each sample,
 //!   and reports ratios with their spread.
+//! * [`scale`]: what a second core brings, judged by what a command costs; [`hop`]: what a message to another core costs.
 //! * [`profile`]: where a target's time goes, by clock sampling.
 //!
 //! Only ratios of one run count. The way of a figure: [`url`] says where the logical unit is, [`session`] logs in
@@ -21,11 +22,13 @@
 pub mod compare;
 pub mod conn;
 pub mod distance;
+pub mod hop;
 pub mod load;
 pub mod pattern;
 pub mod profile;
 pub mod report;
 pub mod respond;
+pub mod scale;
 pub mod session;
 pub mod units;
 pub mod url;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use spindle_ffi_os::cpu;
 use spindle_perf::respond::{self, Disk};
-use spindle_perf::{compare, distance, load, profile, wire};
+use spindle_perf::{compare, distance, hop, load, profile, scale, wire};
 
 use crate::args::{Args, Command, CompareArgs, RespondArgs, WireArgs};
 
@@ -30,6 +30,20 @@ fn main() -> ExitCode {
             .plan()
             .and_then(|plan| profile::run(&plan, |row| eprintln!("{row}")))
             .map(|text| print!("{text}")),
+        Command::Scale(args) => {
+            args.plan().and_then(|plan| scale::run(&plan, |line| eprintln!("{line}"))).map(|text| print!("{text}"))
+        }
+        Command::Hop { cpus, json } => args::pair(&cpus).and_then(|(a, b)| {
+            let (line, hop) = (distance::measure(a, b)?, hop::measure(a, b)?);
+            let value = serde_json::json!({ "one_way_ns": line, "hop": hop });
+            print(json, &value, || {
+                format!(
+                    "processors {a} and {b}: a cache line {line:.0} ns one way; a message there and back {:.0} ns, \
+                     {:.0} ns each where 32 go together\n",
+                    hop.alone_ns, hop.batched_ns
+                )
+            })
+        }),
         Command::Goals { folder, start_ms } => run_goals(&folder, start_ms),
         Command::Distance { cpus, json } => args::pair(&cpus).and_then(|(a, b)| {
             let ns = distance::measure(a, b)?;

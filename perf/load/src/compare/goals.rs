@@ -265,9 +265,19 @@ fn judge(
     peer: Option<f64>,
     wire: Option<f64>,
 ) -> (Option<Ratio>, Option<Ratio>) {
-    let number = |kind: &str| outcome.kinds.iter().skip(1).position(|k| k == kind).map(|n| n + 1);
-    let (spdk, limit) = (number("spdk"), number("wire"));
     let ratio = |other: Option<usize>| outcome.ratio(class, row, other?, metric);
+    // Of several of a kind, such as two ways of using a file, the best.
+    let number = |kind: &str| {
+        let all = (1..outcome.kinds.len()).filter(|&n| outcome.kinds[n] == kind);
+        let unknown = if less_is_better(metric) { f64::NEG_INFINITY } else { f64::INFINITY };
+        let reached = |n: &usize| ratio(Some(*n)).map_or(unknown, |s| s.median);
+        if less_is_better(metric) {
+            all.max_by(|a, b| reached(a).total_cmp(&reached(b)))
+        } else {
+            all.min_by(|a, b| reached(a).total_cmp(&reached(b)))
+        }
+    };
+    let (spdk, limit) = (number("spdk"), number("wire"));
     let wire = wire.map(|asked| Ratio { asked, reached: ratio(limit), counts: true });
     let peer = peer.map(|asked| {
         let figure = |other: Option<usize>| outcome.figure(class, row, other?, metric);
@@ -339,6 +349,25 @@ mod tests {
         let line = table("read:4k:32", Class::Far, [950.0, 900.0, 1000.0]);
         assert!(line.contains("does not count") && line.ends_with("| yes |"), "{line}");
         assert!(table("read:4k:32", Class::Far, [800.0, 100.0, 1000.0]).ends_with("| **no** |"));
+    }
+
+    #[test]
+    fn of_two_peers_the_better_one_counts() {
+        let outcome = Outcome {
+            contenders: vec!["S".into(), "aio".into(), "uring".into()],
+            kinds: vec!["spindle".into(), "spdk".into(), "spdk".into()],
+            started: vec![None, None, None],
+            rows: vec![Row { key: "read:4k:32".into(), name: "r".into(), metrics: vec![Metric::Rate] }],
+            rates: Vec::new(),
+            samples: vec![
+                sample(0, Class::Near, 130.0),
+                sample(1, Class::Near, 100.0),
+                sample(2, Class::Near, 130.0),
+            ],
+            failures: Vec::new(),
+        };
+        let text = goals(&[("loop-file".into(), outcome)], None);
+        assert!(text.contains("| 1.20 | 1.00 (1.00–1.00) | – | – | **no** |"), "{text}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use self::plot::svg;
 pub use self::result::{Metric, Outcome, Row, Sample, Started};
 use self::sample::{Contender, Sampler};
 pub use self::spec::{ContenderSpec, Item, Kind, parse_items, preset};
-pub use self::table::markdown;
+pub use self::table::{Spread, markdown};
 pub use self::target::{Running, start as start_target};
 
 /// What to compare.
@@ -65,7 +65,7 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<Outcome> {
         }
         say(&format!("starting {}", spec.name()));
         let (running, facts) =
-            target::start(spec, plan.target_cpu).with_context(|| format!("start of {}", spec.name()))?;
+            target::start(spec, &[plan.target_cpu]).with_context(|| format!("start of {}", spec.name()))?;
         running.pause()?;
         contenders.push(Contender::Target(running));
         started.push(facts);

@@ -18,13 +18,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it on one processor; what it writes goes to a file named in errors.
-    pub fn start(command: &mut Command, cpu: u32, name: &str) -> Result<Self> {
+    /// Starts it on these processors; what it writes goes to a file named in errors.
+    pub fn start(command: &mut Command, cpus: &[u32], name: &str) -> Result<Self> {
         use std::os::unix::process::CommandExt;
         let log = std::env::temp_dir().join(format!("spindle-perf-{}-{name}.log", std::process::id()));
         let file = fs::File::create(&log).with_context(|| format!("{}", log.display()))?;
         let mine = cpu::allowed()?;
-        cpu::pin_to(&[cpu]).with_context(|| format!("processor {cpu}"))?;
+        cpu::pin_to(cpus).with_context(|| format!("processors {cpus:?}"))?;
         // The child inherits the mask; ours is put back whatever happens.
         let child = command.process_group(0).stdin(Stdio::null()).stderr(file).spawn();
         cpu::pin_to(&mine)?;
@@ -104,7 +104,8 @@ impl Process {
     pub fn cpu_seconds(&self) -> Option<f64> {
         let mut ns = 0u64;
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()? {
-            let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            // One that has just ended takes with it what it used: short errands, nothing that is measured.
+            let Ok(text) = fs::read_to_string(thread.ok()?.path().join("schedstat")) else { continue };
             ns += text.split_whitespace().next()?.parse::<u64>().ok()?;
         }
         Some(ns as f64 / 1e9)
@@ -145,7 +146,7 @@ mod tests {
         let cpu = cpu::allowed().unwrap()[0];
         let mut command = Command::new("sh");
         command.args(["-c", "echo iscsi://here; while :; do :; done"]).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command, cpu, "test").unwrap();
+        let mut process = Process::start(&mut command, &[cpu], "test").unwrap();
         assert_eq!(process.wait_for_line("iscsi://", Duration::from_secs(20)).unwrap(), "iscsi://here");
         process.pause().unwrap();
         let before = process.cpu_seconds().unwrap();
@@ -168,7 +169,7 @@ mod tests {
         let cpu = cpu::allowed().unwrap()[0];
         let mut command = Command::new("sh");
         command.args(["-c", "exit 3"]).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command, cpu, "silent").unwrap();
+        let mut process = Process::start(&mut command, &[cpu], "silent").unwrap();
         assert!(process.wait_for_line("iscsi://", Duration::from_secs(5)).is_err());
         std::thread::sleep(Duration::from_millis(100));
         assert!(process.ensure_alive().unwrap_err().to_string().contains("3"));

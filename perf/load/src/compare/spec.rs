@@ -29,7 +29,7 @@ pub enum ContenderSpec {
     Spindle(Program),
     /// `tgt:path=…,lun=null|PATH,size=…,direct=yes`
     Tgt(Program),
-    /// `spdk:path=…,lun=null|ram|PATH,size=…,args=…`; files it opens past the page cache by itself
+    /// `spdk:path=…,lun=null|ram|PATH,engine=uring|aio,size=…,args=…`; files it opens past the page cache by itself
     Spdk(Program),
     /// `respond`: the least that passes for a target.
     Respond(Program),
@@ -69,6 +69,8 @@ pub struct Program {
     pub size: u64,
     /// A file is used past the page cache.
     pub direct: bool,
+    /// A file is used through Linux's older asynchronous interface instead of io_uring.
+    pub aio: bool,
     /// More arguments.
     pub args: Vec<String>,
 }
@@ -166,6 +168,11 @@ fn program(
             None | Some("no") => false,
             Some("yes") => true,
             Some(other) => bail!("direct={other} is neither yes nor no"),
+        },
+        aio: match keys.remove("engine").as_deref() {
+            None | Some("uring") => false,
+            Some("aio") if kind == "SPDK" => true,
+            Some(other) => bail!("engine={other} is not to be had"),
         },
         size: keys.remove("size").map_or(Ok(1 << 30), |text| size(&text))?,
         args: keys.remove("args").map_or(Vec::new(), |a| a.split_whitespace().map(str::to_owned).collect()),
@@ -329,6 +336,7 @@ mod tests {
             "spindle:lun",
             "tgt:size=x",
             "tgt:direct=1",
+            "spindle:engine=aio",
         ] {
             assert!(wrong.parse::<ContenderSpec>().is_err(), "{wrong}");
         }

@@ -53,6 +53,15 @@ impl Running {
         self.process.as_ref()?.resident_bytes()
     }
 
+    /// Nanoseconds the cores of a Spindle were busy so far, all together.
+    pub fn busy_ns(&self) -> Result<u64> {
+        let folder = self.folder.as_ref().context("only a Spindle that was started here can be asked")?;
+        let mut rpc = Rpc { stream: UnixStream::connect(folder.join("rpc.sock"))?, id: 0 };
+        let answer = rpc.call("framework_get_reactors", json!({}))?;
+        let reactors = answer["reactors"].as_array().context("no list of reactors")?;
+        Ok(reactors.iter().filter_map(|reactor| reactor["busy"].as_u64()).sum())
+    }
+
     /// Processor time used so far.
     pub fn cpu_seconds(&self) -> Option<f64> {
         self.process.as_ref()?.cpu_seconds()
@@ -70,18 +79,23 @@ impl Drop for Running {
 
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// Starts a target on a processor and waits until it answers a login.
-pub fn start(spec: &ContenderSpec, cpu: u32) -> Result<(Running, Option<Started>)> {
+/// Starts a target on these processors, one core of its own on each where it has any, and waits until it answers a login.
+pub fn start(spec: &ContenderSpec, cpus: &[u32]) -> Result<(Running, Option<Started>)> {
+    if let ContenderSpec::Spindle(p) | ContenderSpec::Tgt(p) | ContenderSpec::Spdk(p) = spec
+        && let Lun::File(path) = &p.lun
+    {
+        backing(path, p.size)?;
+    }
     let clock = Instant::now();
     let mut running = match spec {
-        ContenderSpec::Spindle(program) => spindle(program, cpu)?,
-        ContenderSpec::Tgt(program) => tgt(program, cpu)?,
-        ContenderSpec::Spdk(program) => spdk(program, cpu)?,
-        ContenderSpec::Respond(program) => respond(program, cpu)?,
+        ContenderSpec::Spindle(program) => spindle(program, cpus)?,
+        ContenderSpec::Tgt(program) => tgt(program, cpus)?,
+        ContenderSpec::Spdk(program) => spdk(program, cpus)?,
+        ContenderSpec::Respond(program) => respond(program, cpus)?,
         ContenderSpec::Command { run, name } => {
             let mut command = Command::new(&run[0]);
             command.args(&run[1..]);
-            printing(&mut command, cpu, name, None)?
+            printing(&mut command, cpus, name, None)?
         }
         ContenderSpec::Url { url, .. } => Running { process: None, url: url.clone(), folder: None },
         ContenderSpec::Wire { .. } => bail!("the wire is not a target"),
@@ -116,48 +130,52 @@ fn folder(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Processors as all these programs read them.
+fn list(cpus: &[u32]) -> String {
+    cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// A port nobody listens at just now.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// A target that prints its URL.
-fn printing(command: &mut Command, cpu: u32, name: &str, folder: Option<PathBuf>) -> Result<Running> {
+fn printing(command: &mut Command, cpus: &[u32], name: &str, folder: Option<PathBuf>) -> Result<Running> {
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let mut process = Process::start(command.stdout(Stdio::piped()), cpu, &name)?;
+    let mut process = Process::start(command.stdout(Stdio::piped()), cpus, &name)?;
     let line = process.wait_for_line("iscsi://", START_MAX)?;
     let at = line.find("iscsi://").expect("the line was chosen for it");
     let url = line[at..].split_whitespace().next().unwrap_or_default().parse()?;
     Ok(Running { process: Some(process), url, folder })
 }
 
-fn spindle(program: &Program, cpu: u32) -> Result<Running> {
+fn spindle(program: &Program, cpus: &[u32]) -> Result<Running> {
     let folder = folder("spindle")?;
     let mut command = Command::new(&program.path);
-    command.args(["--log", "warn", "demo", "--port", "0", "--cores", &cpu.to_string()]);
+    command.args(["--log", "warn", "demo", "--port", "0", "--cores", &list(cpus)]);
     command.arg("--socket").arg(folder.join("rpc.sock")).arg("--state").arg(folder.join("state"));
     match &program.lun {
         Lun::Null => command.arg("--null"),
         Lun::Ram => &mut command,
         Lun::File(path) => {
-            backing(path, program.size)?;
             command.arg("--file").arg(path);
             if program.direct { command.arg("--direct") } else { &mut command }
         }
     };
     command.args(["--size", &program.size.to_string()]).args(&program.args);
-    printing(&mut command, cpu, "spindle", Some(folder))
+    printing(&mut command, cpus, "spindle", Some(folder))
 }
 
-fn respond(program: &Program, cpu: u32) -> Result<Running> {
+fn respond(program: &Program, cpus: &[u32]) -> Result<Running> {
     let path =
         if program.path.as_os_str().is_empty() { std::env::current_exe()? } else { program.path.clone() };
     let mut command = Command::new(path);
-    command.args(["respond", "--cpu", &cpu.to_string()]);
+    command.args(["respond", "--cpu", &cpus[0].to_string()]);
     if program.lun == Lun::Ram {
         command.args(["--size", &program.size.to_string()]);
     }
-    printing(&mut command, cpu, "respond", None)
+    printing(&mut command, cpus, "respond", None)
 }
 
 /// A file of the size asked for, if there is none yet. It is really written: reading what was never written costs a disk
@@ -179,13 +197,13 @@ fn backing(path: &Path, size: u64) -> Result<()> {
 
 const PEER: &str = "iqn.2026-01.org.example:peer";
 
-fn tgt(program: &Program, cpu: u32) -> Result<Running> {
+fn tgt(program: &Program, cpus: &[u32]) -> Result<Running> {
     let port = free_port()?;
     // Its control channel is a number, too.
     let control = (20_000 + port % 10_000).to_string();
     let mut command = Command::new(&program.path);
     command.args(["-f", "-C", &control, "--iscsi", &format!("portal=127.0.0.1:{port}")]).args(&program.args);
-    let mut process = Process::start(command.stdout(Stdio::null()), cpu, "tgt")?;
+    let mut process = Process::start(command.stdout(Stdio::null()), cpus, "tgt")?;
     let admin = |args: &[&str]| {
         let mut command = Command::new("tgtadm");
         command.args(["-C", &control, "--lld", "iscsi"]).args(args);
@@ -201,7 +219,6 @@ fn tgt(program: &Program, cpu: u32) -> Result<Running> {
     match &program.lun {
         Lun::Null => admin(&[&unit[..], &["--bstype", "null", "-b", "none"]].concat())?,
         Lun::File(path) => {
-            backing(path, program.size)?;
             let path = path.to_string_lossy();
             let flags: &[&str] = if program.direct { &["--bsoflags", "direct"] } else { &[] };
             admin(&[&unit[..], &["--bstype", "rdwr", "-b", &path], flags].concat())?;
@@ -213,13 +230,16 @@ fn tgt(program: &Program, cpu: u32) -> Result<Running> {
     Ok(Running { process: Some(process), url, folder: None })
 }
 
-fn spdk(program: &Program, cpu: u32) -> Result<Running> {
+fn spdk(program: &Program, cpus: &[u32]) -> Result<Running> {
     let folder = folder("spdk")?;
     let socket = folder.join("rpc.sock");
     let port = free_port()?;
     let mut command = Command::new(&program.path);
-    command.args(["-m", &format!("[{cpu}]"), "--wait-for-rpc", "-r"]).arg(&socket).args(&program.args);
-    let mut process = Process::start(command.stdout(Stdio::null()), cpu, "spdk")?;
+    command
+        .args(["-m", &format!("[{}]", list(cpus)), "--wait-for-rpc", "-r"])
+        .arg(&socket)
+        .args(&program.args);
+    let mut process = Process::start(command.stdout(Stdio::null()), cpus, "spdk")?;
     let mut rpc = loop {
         match UnixStream::connect(&socket) {
             Ok(stream) => break Rpc { stream, id: 0 },
@@ -243,12 +263,8 @@ fn spdk(program: &Program, cpu: u32) -> Result<Running> {
             rpc.call("bdev_malloc_create", json!({ "name": "d0", "num_blocks": blocks, "block_size": 512 }))?
         }
         Lun::File(path) => {
-            backing(path, program.size)?;
             let arguments = json!({ "name": "d0", "filename": path, "block_size": 512 });
-            match rpc.call("bdev_uring_create", arguments.clone()) {
-                Ok(name) => name,
-                Err(_) => rpc.call("bdev_aio_create", arguments)?,
-            }
+            rpc.call(if program.aio { "bdev_aio_create" } else { "bdev_uring_create" }, arguments)?
         }
     };
     let portals = json!([{ "host": "127.0.0.1", "port": port.to_string() }]);

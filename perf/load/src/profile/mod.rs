@@ -53,7 +53,7 @@ pub fn available() -> Result<()> {
 /// Looks at all rows and prints a table.
 pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<String> {
     available()?;
-    let (running, _) = start_target(&plan.contender, plan.target_cpu)?;
+    let (running, _) = start_target(&plan.contender, &[plan.target_cpu])?;
     let pid = running.pid().context("only a target that was started here can be looked at")?;
     let mut out = String::from("| work | a second | ns each |");
     for place in Place::ALL {
@@ -86,17 +86,20 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<String> {
         })?;
         let profile = Profile::parse(&recorded);
         ensure!(
-            profile.moments >= MOMENTS_MIN,
-            "only {} moments were seen: perf needs root, or kernel.perf_event_paranoid at 1 or less",
-            profile.moments
+            profile.moments > 0,
+            "nothing was seen: perf needs root, or kernel.perf_event_paranoid at 1 or less"
         );
         let rate = report.ops_per_second;
         let _ = write!(out, "| {} | {} | {:.0} |", item.name(), thousands(rate), busy * 1e9 / rate);
         for place in Place::ALL {
-            let _ = write!(out, " {:.0} % |", profile.share(place) * 100.0);
+            // A target that sleeps is not seen.
+            let _ = match profile.moments {
+                ..MOMENTS_MIN => write!(out, " – |"),
+                _ => write!(out, " {:.0} % |", profile.share(place) * 100.0),
+            };
         }
         out.push('\n');
-        if plan.functions > 0 {
+        if plan.functions > 0 && profile.moments >= MOMENTS_MIN {
             let top: Vec<String> = profile
                 .functions(plan.functions)
                 .into_iter()
