@@ -21,13 +21,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub fn new() -> Bench {
         let arena = Arena::new(ArenaConfig::plain(4 << 20, 8 << 20)).unwrap();
-        let config = PoolConfig {
-            vectors: [80, 8, 4, 0, 0, 0],
-            lent: [4, 0, 0],
-            shares: 1,
-            poison: true,
-            ..PoolConfig::default()
-        };
+        let config = PoolConfig { vectors: [80, 8, 4, 0, 0, 0], lent: [4, 0, 0], shares: 1, poison: true };
         let pool = SgvPool::new(CoreId(0), arena.clone(), &config).unwrap();
         Bench::with(arena, pool)
     }

@@ -151,11 +151,7 @@ impl ChannelSeed for RamSeed {
     fn bind(self: Box<Self>, env: &mut CoreEnv<'_>) -> Result<Box<dyn IoChannel>, OpenError> {
         let id = env.pool.register(self.disk.table.clone());
         let why = || OpenError::NoRoom { what: "lenders", why: "65,535 on this core".into() };
-        Ok(Box::new(RamChannel {
-            disk: self.disk,
-            id: id.ok_or_else(why)?,
-            line: VecDeque::with_capacity(LINE_MAX),
-        }))
+        Ok(Box::new(RamChannel { disk: self.disk, id: id.ok_or_else(why)?, line: VecDeque::new() }))
     }
 }
 

@@ -99,7 +99,7 @@ impl Limits {
     /// The pool's.
     pub fn pool(&self) -> PoolConfig {
         // Vectors to lend with have no pages of their own: a header for each read that may be under way.
-        PoolConfig { lent: LENT, shares: UNITS_MAX, populate: true, ..PoolConfig::spread(self.pool_bytes) }
+        PoolConfig { lent: LENT, shares: UNITS_MAX, ..PoolConfig::spread(self.pool_bytes) }
     }
 
     /// iSCSI's.

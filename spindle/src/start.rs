@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,11 @@ use spindle_conf::jsonrpc::Methods;
 use spindle_ffi_os::limit;
 use spindle_iscsi::IscsiTransport;
 use spindle_iscsi::config::IscsiConfig;
-use spindle_mem::{Arena, ArenaConfig, HugePolicy, MemoryKind, SgvPool};
+use spindle_mem::{Arena, ArenaConfig, HugePolicy, MemoryKind, PoolMemory, SgvPool};
 use spindle_net::EpollNet;
-use spindle_reactor::{CoreId, CoreSet, HardwareClock, Mailbox, Mesh, Pace, PollMode, Reactor, Topology};
+use spindle_reactor::{
+    CoreId, CoreSet, CoreStats, HardwareClock, Mailbox, Mesh, Pace, PollMode, Poster, Reactor, Topology,
+};
 use spindle_scsi::Engine;
 
 use crate::args::Serve;
@@ -34,6 +36,7 @@ pub struct Running {
     live: Arc<Live>,
     threads: Vec<JoinHandle<std::io::Result<()>>>,
     storing: Option<JoinHandle<()>>,
+    populating: JoinHandle<()>,
 }
 
 /// How long initiators may take to log out when the target stops.
@@ -73,27 +76,32 @@ impl Running {
         .context("getting memory for I/O")?;
         report(&topology, &cpus, &limits, &arena, available);
         let (store, orders, inbox) = open_store(serve.state.clone());
-        let mut handles = Vec::new();
-        let mut threads = Vec::new();
+        let mut starting = Vec::new();
         for (mail, &cpu) in Mesh::try_new(cpus.len(), LANE_DEPTH)
             .context("connecting the cores")?
             .into_iter()
             .zip(cpus.cpus())
         {
-            let (handle, thread) = start_core(mail, cpu, serve.poll, &limits, &arena)?;
+            starting.push(start_core(mail, cpu, serve.poll, &limits, &arena)?);
+        }
+        let (mut handles, mut threads, mut pools) = (Vec::new(), Vec::new(), Vec::new());
+        for (core, thread) in starting {
+            let (handle, pool) = core.wait()?;
             handles.push(handle);
             threads.push(thread);
+            pools.push(pool);
         }
         for warning in &arena.report().warnings {
             tracing::warn!("{warning}");
         }
+        let populating = populate(pools)?;
         let live = Arc::new(Live::new(handles, arena, limits, store.clone(), orders));
         let storing = match (store, inbox) {
             (Some(store), Some(inbox)) => Some(start_storing(store, inbox, live.clone())?),
             _ => None,
         };
         let control = Arc::new(Control::new(live.clone()));
-        Ok(Running { control, methods: Arc::new(methods()), live, threads, storing })
+        Ok(Running { control, methods: Arc::new(methods()), live, threads, storing, populating })
     }
 
     /// Stops in order: no new logins, initiators are asked to log out, tasks drain, devices are flushed, cores end.
@@ -147,6 +155,9 @@ impl Running {
                 Err(_) => failed.push("a core panicked".into()),
             }
         }
+        if self.populating.join().is_err() {
+            failed.push("the thread that gets memory panicked".into());
+        }
         drop((self.control, self.live));
         drop(self.storing);
         if failed.is_empty() { Ok(()) } else { bail!("not everything ended in order: {}", failed.join("; ")) }
@@ -165,13 +176,41 @@ fn raise_limits(limits: &Limits) {
     }
 }
 
+/// A core that is being made.
+struct Starting {
+    id: CoreId,
+    cpu: u32,
+    poster: Poster<ShardMsg<EpollNet>>,
+    ready: Receiver<Result<(Arc<CoreStats>, PoolMemory)>>,
+}
+
+impl Starting {
+    fn wait(self) -> Result<(CoreHandle, PoolMemory)> {
+        let Starting { id, cpu, poster, ready } = self;
+        let (stats, pool) = ready.recv().context("a core ended before it began")??;
+        Ok((CoreHandle { id, cpu, poster, stats }, pool))
+    }
+}
+
+/// Has the system give the pools' memory, while the configuration is read and the first initiators log in.
+fn populate(pools: Vec<PoolMemory>) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name("memory".into())
+        .spawn(move || {
+            for warning in pools.iter().filter_map(|pool| pool.populate().err()) {
+                tracing::warn!("{warning}");
+            }
+        })
+        .context("starting the thread that gets memory")
+}
+
 fn start_core(
     mail: Mailbox<ShardMsg<EpollNet>>,
     cpu: u32,
     poll: PollMode,
     limits: &Limits,
     arena: &Arc<Arena>,
-) -> Result<(CoreHandle, JoinHandle<std::io::Result<()>>)> {
+) -> Result<(Starting, JoinHandle<std::io::Result<()>>)> {
     let id = mail.core();
     let poster = mail.poster();
     let (tell, ready) = channel();
@@ -180,23 +219,23 @@ fn start_core(
         .name(format!("reactor-{}", id.0))
         .spawn(move || {
             // Made on the thread that runs it: what a core owns need not be able to move.
-            let core = match make_core(id, &limits, arena) {
+            let mut core = match make_core(id, &limits, arena) {
                 Ok(core) => core,
                 Err(e) => {
                     let _ = tell.send(Err(e));
                     return Ok(());
                 }
             };
+            let memory = core.engine.pool_mut().memory();
             let pace = Pace { mode: poll, ..Pace::default() };
             let mut reactor = Reactor::new(id, Some(cpu), core, mail, HardwareClock, pace);
-            let _ = tell.send(Ok(reactor.stats()));
+            let _ = tell.send(Ok((reactor.stats(), memory)));
             let ended = reactor.run();
             reactor.into_shard().end();
             ended
         })
         .with_context(|| format!("starting a thread for {id}"))?;
-    let stats = ready.recv().context("a core ended before it began")??;
-    Ok((CoreHandle { id, cpu, poster, stats }, thread))
+    Ok((Starting { id, cpu, poster, ready }, thread))
 }
 
 fn make_core(id: CoreId, limits: &Limits, arena: Arc<Arena>) -> Result<Core<EpollNet>> {
@@ -232,11 +271,7 @@ fn report(topology: &Topology, cpus: &CoreSet, limits: &Limits, arena: &Arena, a
     }
 }
 
-type Orders = (
-    Option<Arc<Store>>,
-    Option<std::sync::mpsc::Sender<StoreOrder>>,
-    Option<std::sync::mpsc::Receiver<StoreOrder>>,
-);
+type Orders = (Option<Arc<Store>>, Option<std::sync::mpsc::Sender<StoreOrder>>, Option<Receiver<StoreOrder>>);
 
 fn open_store(folder: Option<PathBuf>) -> Orders {
     let folder = folder.unwrap_or_else(default_state);
@@ -255,11 +290,7 @@ fn open_store(folder: Option<PathBuf>) -> Orders {
     }
 }
 
-fn start_storing(
-    store: Arc<Store>,
-    inbox: std::sync::mpsc::Receiver<StoreOrder>,
-    live: Arc<Live>,
-) -> Result<JoinHandle<()>> {
+fn start_storing(store: Arc<Store>, inbox: Receiver<StoreOrder>, live: Arc<Live>) -> Result<JoinHandle<()>> {
     let live = Arc::downgrade(&live);
     std::thread::Builder::new()
         .name("store".into())

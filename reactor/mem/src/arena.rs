@@ -31,6 +31,8 @@ pub const REGION_PAGES_MAX: u32 = 1 << REGION_SHIFT;
 pub const REGIONS_MAX: usize = 1024;
 
 const REGION_SHIFT: u32 = 18;
+/// Some half a millisecond's work of the system.
+const POPULATE_BYTES: usize = 512 << 10;
 const _: () = assert!(REGION_PAGES_MAX as usize * PAGE_BYTES == 1 << 30);
 // A page number needs at most 31 bits: page tables keep a flag in the last one.
 const _: () = assert!((REGIONS_MAX as u64) << REGION_SHIFT <= 1 << 31);
@@ -145,6 +147,8 @@ struct Space {
     free_pages: u32,
     mapped_bytes: u64,
     warnings: Vec<String>,
+    /// The page of zeroes, and how many have it.
+    zeroes: Option<(u32, u32)>,
 }
 
 impl Arena {
@@ -170,7 +174,11 @@ impl Arena {
 
     /// Takes `pages` pages, neighbours where possible; maps another region if too few are free.
     pub fn take_pages(self: &Arc<Self>, pages: u32) -> Result<PageSet, ArenaFull> {
-        let mut space = self.lock();
+        let runs = self.take_in(&mut self.lock(), pages)?;
+        Ok(PageSet { arena: self.clone(), runs })
+    }
+
+    fn take_in(&self, space: &mut Space, pages: u32) -> Result<Vec<PageRun>, ArenaFull> {
         while space.free_pages < pages {
             let full = ArenaFull { wanted: pages, free: space.free_pages, bytes_max: self.config.bytes_max };
             let room = self.config.bytes_max.saturating_sub(space.mapped_bytes) / PAGE_BYTES as u64;
@@ -181,14 +189,37 @@ impl Arena {
             // Twice what there is, so that few regions are needed; never beyond the limit.
             let next = (space.mapped_bytes / PAGE_BYTES as u64).max(u64::from(missing)).min(room);
             let next = u32::try_from(next).unwrap_or(u32::MAX).min(REGION_PAGES_MAX);
-            if let Err(reason) = self.grow(&mut space, next) {
+            if let Err(reason) = self.grow(space, next) {
                 space.warnings.push(format!("no further region of {next} pages: {reason}"));
                 // Less may still be had.
-                self.grow(&mut space, missing.min(REGION_PAGES_MAX)).map_err(|_| full)?;
+                self.grow(space, missing.min(REGION_PAGES_MAX)).map_err(|_| full)?;
             }
         }
-        let runs = space.take(pages);
-        Ok(PageSet { arena: self.clone(), runs })
+        Ok(space.take(pages))
+    }
+
+    /// The page of zeroes that nobody writes: one for all who want it, until the last has given it back.
+    pub(crate) fn take_zeroes(&self) -> Result<Seg, ArenaFull> {
+        let mut space = self.lock();
+        if let Some((page, users)) = &mut space.zeroes {
+            *users += 1;
+            return Ok(self.seg(*page));
+        }
+        let page = self.take_in(&mut space, 1)?[0].first;
+        // SAFETY: just taken, so nobody else has it; it may hold what its last owner wrote.
+        unsafe { self.page(page).as_ptr().write_bytes(0, PAGE_BYTES) };
+        space.zeroes = Some((page, 1));
+        Ok(self.seg(page))
+    }
+
+    /// One of those who have the page of zeroes does not want it any more.
+    pub(crate) fn put_zeroes(&self) {
+        let mut space = self.lock();
+        let (page, users) = space.zeroes.expect("put back once for each time it was taken");
+        space.zeroes = (users > 1).then_some((page, users - 1));
+        if users == 1 {
+            space.give(page, 1);
+        }
     }
 
     /// The address of a page. The page must have been taken from this arena.
@@ -260,6 +291,23 @@ impl Arena {
         for page in pages {
             space.give(page, 1);
         }
+    }
+
+    /// Has the system give pages now instead of at their first touch, so that none is found missing in the middle of a
+    /// command. Whoever has them may use them meanwhile. The error says what could not be had.
+    pub(crate) fn populate(&self, runs: &[PageRun]) -> Result<(), String> {
+        for run in runs {
+            // A run lies within one region: extents are joined within regions only.
+            let region = self.region(run.first >> REGION_SHIFT);
+            let start = (run.first & (REGION_PAGES_MAX - 1)) as usize * PAGE_BYTES;
+            let end = start + run.pages as usize * PAGE_BYTES;
+            // In steps, so that other threads get at the address space in between.
+            for step in (start..end).step_by(POPULATE_BYTES) {
+                let done = region.memory.populate(step..end.min(step + POPULATE_BYTES));
+                done.map_err(|e| format!("{} MiB of a pool are not present yet: {e}", (end - step) >> 20))?;
+            }
+        }
+        Ok(())
     }
 
     fn region(&self, region: u32) -> &Region {
@@ -373,10 +421,11 @@ impl Space {
     }
 }
 
+/// Neighbouring pages of one region.
 #[derive(Clone, Copy, Debug)]
-struct PageRun {
+pub(crate) struct PageRun {
     first: u32,
-    pages: u32,
+    pub pages: u32,
 }
 
 /// Pages taken from an arena. They go back when the set is dropped.
@@ -401,18 +450,9 @@ impl PageSet {
         self.runs.len()
     }
 
-    /// Has the system give the pages now instead of at their first touch. If it cannot, the arena's report says so.
-    pub(crate) fn populate(&self) {
-        for run in &self.runs {
-            // A run lies within one region: extents are joined within regions only.
-            let region = self.arena.region(run.first >> REGION_SHIFT);
-            let start = (run.first & (REGION_PAGES_MAX - 1)) as usize * PAGE_BYTES;
-            let bytes = run.pages as usize * PAGE_BYTES;
-            if let Err(reason) = region.memory.populate(start..start + bytes) {
-                let warning = format!("{} MiB of a pool are not present yet: {reason}", bytes >> 20);
-                self.arena.lock().warnings.push(warning);
-            }
-        }
+    /// Where the pages are, for as long as the arena is there: whoever has them then.
+    pub(crate) fn places(&self) -> impl Iterator<Item = PageRun> {
+        self.runs.iter().copied()
     }
 
     /// The pages one by one; from now on the caller has to give them back.

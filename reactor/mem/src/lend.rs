@@ -149,7 +149,7 @@ impl SgvPool {
         Some(sgv)
     }
 
-    /// What is on its way home, and larger vectors, are looked at: a class to lend from.
+    /// What is on its way home, vectors not made yet, and larger ones are looked at: a class to lend from.
     fn lend_elsewhere(&mut self, id: LenderId, fits: usize) -> Option<usize> {
         let lender = self.lender(id);
         if lender.out >= lender.out_max || self.lent[fits].free.is_empty() {
@@ -157,7 +157,7 @@ impl SgvPool {
         }
         let lender = self.lender(id);
         (lender.out < lender.out_max).then_some(())?;
-        let class = (fits..LENT_PAGES.len()).find(|&c| !self.lent[c].free.is_empty());
+        let class = (fits..LENT_PAGES.len()).find(|&c| !self.lent[c].free.is_empty() || self.make_lent(c));
         if class.is_none() {
             self.lent[fits].refused += 1;
         }
@@ -261,13 +261,7 @@ mod tests {
     }
 
     fn pool(core: u8, arena: &Arc<Arena>) -> SgvPool {
-        let config = PoolConfig {
-            vectors: [8, 4, 2, 0, 0, 0],
-            lent: [4, 1, 0],
-            shares: 1,
-            poison: true,
-            ..PoolConfig::default()
-        };
+        let config = PoolConfig { vectors: [8, 4, 2, 0, 0, 0], lent: [4, 1, 0], shares: 1, poison: true };
         SgvPool::new(CoreId(core), arena.clone(), &config).unwrap()
     }
 

@@ -47,7 +47,9 @@ pub use arena::{Arena, ArenaConfig, ArenaError, ArenaFull, ArenaReport, PageSet,
 pub use lend::{LenderId, StillLent};
 pub use list::{Link, Linked, List};
 pub use page_table::{Busy, PageTable};
-pub use pool::{CLASS_BYTES, ClassStats, PoolConfig, PoolStats, SGV_BYTES_MAX, SgvPool, ShareId, ShareStats};
+pub use pool::{
+    CLASS_BYTES, ClassStats, PoolConfig, PoolMemory, PoolStats, SGV_BYTES_MAX, SgvPool, ShareId, ShareStats,
+};
 pub use sgv::{Kind, Run, Seg, Sgv};
 pub use sgv_ref::SgvRef;
 pub use slab::{Key, Slab};

@@ -61,6 +61,13 @@ impl Entry {
         Entry(AtomicU64::new(u64::MAX))
     }
 
+    /// A hole with a page kept behind it.
+    pub(crate) fn hole(page: u32) -> Entry {
+        let entry = Entry::none();
+        entry.begin(page);
+        entry
+    }
+
     /// A hole with a page kept behind it, from now on. Whoever publishes the disk's size publishes this.
     pub(crate) fn begin(&self, page: u32) {
         debug_assert!(page & HOLE == 0, "page numbers have 31 bits");

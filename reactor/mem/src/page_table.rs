@@ -19,7 +19,6 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
-use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -40,8 +39,11 @@ pub struct Busy {
 /// All pages of a RAM disk. See the module's page.
 pub struct PageTable {
     arena: Arc<Arena>,
-    /// Entries, [`CHUNK_PAGES`] in each; made as the disk grows, so that they never move.
-    chunks: Box<[OnceLock<Box<[Entry]>>]>,
+    /// Of the pages that the disk was made with: just as many, and found by one look.
+    entries: Box<[Entry]>,
+    /// Of those it has grown by: each chunk twice as long as the one before, made when it is needed, so that no
+    /// entry ever moves.
+    grown: [OnceLock<Box<[Entry]>>; GROWN_CHUNKS],
     /// Only ever grows: ranges that were in bounds once stay so.
     bytes: AtomicU64,
     growing: Mutex<()>,
@@ -70,38 +72,36 @@ impl PageTable {
         fold_at: u32,
     ) -> Result<Arc<PageTable>, ArenaFull> {
         assert!(spares > 0, "a disk without a spare page can never be written");
-        let mut taken = arena.take_pages(spares.saturating_add(1))?.into_pages();
+        let pages = bytes.div_ceil(PAGE);
+        if pages > PAGES_MAX {
+            return Err(too_large(arena));
+        }
+        let taken = arena.take_pages((pages as u32).saturating_add(spares))?;
+        let zeroes = arena.take_zeroes()?;
+        let mut taken = taken.into_pages();
         let stock = ArrayQueue::new(spares as usize);
         for page in taken.by_ref().take(spares as usize) {
             assert!(stock.push(page).is_ok(), "the stock has room for all spares");
         }
-        let zeroes = arena.seg(taken.next().expect("one page was taken for zeroes"));
-        // SAFETY: just taken, so nobody else has it; it may hold what its last owner wrote.
-        unsafe { ptr::write_bytes(zeroes.ptr.as_ptr(), 0, PAGE_BYTES) };
-        let chunks = (0..CHUNKS_MAX).map(|_| OnceLock::new()).collect();
-        let (bytes_now, growing) = (AtomicU64::new(0), Mutex::new(()));
+        let entries = taken.map(Entry::hole).collect();
+        let (grown, bytes, growing) = ([const { OnceLock::new() }; _], AtomicU64::new(bytes), Mutex::new(()));
         let arena = arena.clone();
-        let table = PageTable { arena, chunks, bytes: bytes_now, growing, stock, spares, zeroes, fold_at };
-        // An error drops the table, which gives back what was taken.
-        table.grow(bytes)?;
-        Ok(Arc::new(table))
+        Ok(Arc::new(PageTable { arena, entries, grown, bytes, growing, stock, spares, zeroes, fold_at }))
     }
 
     /// Makes the disk at least `bytes` long; what is new is holes, with memory reserved for all of it.
     pub fn grow(&self, bytes: u64) -> Result<(), ArenaFull> {
         let _one_at_a_time = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, after) = (self.pages(), bytes.div_ceil(PAGE));
-        let full = ArenaFull { wanted: u32::MAX, free: 0, bytes_max: self.arena.limit_bytes() };
-        if after > (CHUNK_PAGES * CHUNKS_MAX) as u64 {
-            return Err(full);
+        if after > PAGES_MAX {
+            return Err(too_large(&self.arena));
         }
         if after > before {
-            let wanted = u32::try_from(after - before).map_err(|_| full)?;
-            let taken = self.arena.take_pages(wanted)?.into_pages();
+            let taken = self.arena.take_pages((after - before) as u32)?.into_pages();
             for (n, page) in (before as usize..).zip(taken) {
-                let chunk = self.chunks[n / CHUNK_PAGES]
-                    .get_or_init(|| (0..CHUNK_PAGES).map(|_| Entry::none()).collect());
-                chunk[n % CHUNK_PAGES].begin(page);
+                let (chunk, at) = place_grown(n - self.entries.len());
+                let entries = || (0..GROWN_PAGES << chunk).map(|_| Entry::none()).collect();
+                self.grown[chunk].get_or_init(entries)[at].begin(page);
             }
         }
         // Release: who sees the new size sees the entries.
@@ -319,9 +319,18 @@ impl PageTable {
         None
     }
 
+    #[inline]
     fn entry(&self, page: usize) -> &Entry {
-        let chunk = self.chunks[page / CHUNK_PAGES].get().expect("ranges are checked against the size");
-        &chunk[page % CHUNK_PAGES]
+        match self.entries.get(page) {
+            Some(entry) => entry,
+            None => self.grown_entry(page - self.entries.len()),
+        }
+    }
+
+    #[cold]
+    fn grown_entry(&self, n: usize) -> &Entry {
+        let (chunk, at) = place_grown(n);
+        &self.grown[chunk].get().expect("ranges are checked against the size")[at]
     }
 
     fn check(&self, offset: u64, len: u64) {
@@ -344,12 +353,11 @@ impl Pages for PageTable {
 impl Drop for PageTable {
     /// All pools have let go, so no spare is in a hand, and no page is read.
     fn drop(&mut self) {
-        let stocked = std::iter::from_fn(|| self.stock.pop());
-        let zeroes = self.arena.page_of(self.zeroes.region, self.zeroes.ptr);
-        let mut all: Vec<u32> = stocked.chain([zeroes]).collect();
-        debug_assert!(all.len() == self.spares as usize + 1, "{} spares came back", all.len() - 1);
+        let mut all: Vec<u32> = std::iter::from_fn(|| self.stock.pop()).collect();
+        debug_assert!(all.len() == self.spares as usize, "{} spares came back", all.len());
         all.extend((0..self.pages() as usize).map(|n| self.entry(n).end(self)));
         self.arena.give_back(all);
+        self.arena.put_zeroes();
     }
 }
 
@@ -405,12 +413,68 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = Part> {
     })
 }
 
+/// Chunk, and place in it, of the entry of page `n` of those that a disk has grown by.
+fn place_grown(n: usize) -> (usize, usize) {
+    let chunk = (n / GROWN_PAGES + 1).ilog2() as usize;
+    (chunk, n - GROWN_PAGES * ((1 << chunk) - 1))
+}
+
+fn too_large(arena: &Arena) -> ArenaFull {
+    ArenaFull { wanted: u32::MAX, free: 0, bytes_max: arena.limit_bytes() }
+}
+
 const PAGE: u64 = PAGE_BYTES as u64;
-/// 64 MiB: the entries of that take 128 KiB.
-const CHUNK_PAGES: usize = 1 << 14;
 /// No RAM disk is larger than 256 GiB.
-const CHUNKS_MAX: usize = 4096;
+const PAGES_MAX: u64 = 1 << 26;
+/// The first chunk of pages that a disk grows by: 4 MiB of disk, 8 KiB of entries.
+const GROWN_PAGES: usize = 1 << 10;
+/// So many chunks that all pages of the largest disk find a place in them.
+const GROWN_CHUNKS: usize = (PAGES_MAX as usize / GROWN_PAGES).ilog2() as usize + 1;
 /// Each failed try means that another core's write got through; so many in a row and the request waits.
 const PATCH_TRIES: u32 = 64;
 /// A quarter of what the readers' field holds.
 const FOLD_AT: u32 = 1 << 30;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_grown_by_fill_one_chunk_after_the_other() {
+        let mut last = (0, 0);
+        for n in 1..GROWN_PAGES * 40 {
+            let (chunk, at) = place_grown(n);
+            let next =
+                if last.1 + 1 == GROWN_PAGES << last.0 { (last.0 + 1, 0) } else { (last.0, last.1 + 1) };
+            assert_eq!((chunk, at), next, "page {n}");
+            last = next;
+        }
+        let (chunk, at) = place_grown(PAGES_MAX as usize - 1);
+        assert!(chunk < GROWN_CHUNKS && at < GROWN_PAGES << chunk, "the last page: {chunk}, {at}");
+    }
+
+    #[test]
+    fn a_disk_that_grew_by_many_chunks_keeps_each_page_apart() {
+        let arena = Arena::new(crate::ArenaConfig::plain(1 << 20, 64 << 20)).unwrap();
+        let table = PageTable::new(&arena, 3 * PAGE, 1).unwrap();
+        for pages in [4, 1027, 1028, 3075, 3076, 7000] {
+            table.grow(pages * PAGE).unwrap();
+        }
+        let mut pages: Vec<u32> = (0..7000).map(|n| table.entry(n).end(&*table)).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        assert_eq!(pages.len(), 7000);
+    }
+
+    #[test]
+    fn tables_share_a_page_of_zeroes() {
+        let arena = Arena::new(crate::ArenaConfig::plain(1 << 20, 1 << 20)).unwrap();
+        let free = || arena.report().bytes_free / PAGE;
+        let before = free();
+        let tables = [(); 2].map(|()| PageTable::new(&arena, 0, 1).unwrap());
+        assert_eq!(tables[0].zeroes.ptr, tables[1].zeroes.ptr);
+        assert_eq!(before - free(), 3, "a spare each, and the zeroes of both");
+        drop(tables);
+        assert_eq!(before, free(), "the last takes them along");
+    }
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use spindle_reactor::CoreId;
 
 use crate::PAGE_BYTES;
-use crate::arena::{Arena, ArenaFull};
+use crate::arena::{Arena, ArenaFull, PageRun};
 use crate::home::Home;
 use crate::lend::{LENT_PAGES, Lender, LenderId};
 use crate::planted::{self, Bug};
@@ -31,13 +31,11 @@ pub struct ShareId(pub u16);
 pub struct PoolConfig {
     /// Vectors of each class ([`CLASS_BYTES`]).
     pub vectors: [u32; CLASSES],
-    /// Vectors to lend pages of RAM disks with: up to 64 KiB, 1 MiB, 4 MiB. They have no pages of their own.
-    /// As many as there may be reads under way: more wait in line.
+    /// Vectors to lend pages of RAM disks with: up to 64 KiB, 1 MiB, 4 MiB. They have no pages of their own, and are
+    /// made when they are first needed. As many as there may be reads under way: more wait in line.
     pub lent: [u32; LENT_PAGES.len()],
     /// Shares 0 to this (exclusive) exist; others get nothing.
     pub shares: u16,
-    /// Have the system give all the memory when the pool is made, so that none is found missing in the middle of a command.
-    pub populate: bool,
     /// Overwrite memory as it is put back, to find bytes of one tenant sent to another. Costs a pass over
     /// each vector; on by default in debug builds.
     pub poison: bool,
@@ -49,7 +47,6 @@ impl Default for PoolConfig {
             vectors: [64, 32, 16, 8, 4, 1],
             lent: [128, 16, 4],
             shares: 256,
-            populate: false,
             poison: cfg!(debug_assertions),
         }
     }
@@ -82,7 +79,9 @@ impl PoolConfig {
 #[derive(Default)]
 pub(crate) struct Class {
     pub free: Vec<Sgv>,
+    /// As many as there may be, and as there are.
     pub total: u32,
+    made: u32,
     pub low: u32,
     pub refused: u64,
 }
@@ -102,8 +101,14 @@ impl Class {
     }
 
     fn stats(&self, bytes: u32) -> ClassStats {
-        let Class { free, total, low, refused } = self;
+        let Class { free, total, low, refused, .. } = self;
         ClassStats { bytes, total: *total, free: free.len() as u32, low: *low, refused: *refused }
+    }
+
+    /// Of a class whose vectors are made when none is free: as many are there as were ever out at once.
+    fn stats_of_lent(&self, bytes: u32) -> ClassStats {
+        let unmade = self.total - self.made;
+        ClassStats { low: unmade, free: self.free.len() as u32 + unmade, ..self.stats(bytes) }
     }
 }
 
@@ -115,6 +120,20 @@ struct Share {
     copied: u64,
 }
 
+/// The memory of a pool: any thread may have the system give it, while the pool is in use.
+#[derive(Debug)]
+pub struct PoolMemory {
+    arena: Arc<Arena>,
+    places: Vec<PageRun>,
+}
+
+impl PoolMemory {
+    /// Has the system give all of it now instead of at its first touch. The error says what could not be had.
+    pub fn populate(&self) -> Result<(), String> {
+        self.arena.populate(&self.places)
+    }
+}
+
 /// One core's memory for I/O. See the module's page.
 pub struct SgvPool {
     home: Arc<Home>,
@@ -122,6 +141,8 @@ pub struct SgvPool {
     pub(crate) lent: [Class; LENT_PAGES.len()],
     pub(crate) lenders: Vec<Option<Lender>>,
     shares: Box<[Share]>,
+    /// Where the memory is that the pool was made of.
+    places: Vec<PageRun>,
     poison: bool,
     pub(crate) copied_bytes: u64,
     refused_size: u64,
@@ -140,30 +161,30 @@ impl SgvPool {
             lent: Default::default(),
             lenders: Vec::new(),
             shares,
+            places: Vec::new(),
             poison,
             copied_bytes: 0,
             refused_size: 0,
         };
         for class in 0..CLASSES {
             // An error drops the pool, which gives back what was taken.
-            pool.stock(class, config.vectors[class], config.populate)?;
+            pool.stock(class, config.vectors[class])?;
         }
-        for class in 0..LENT_PAGES.len() {
-            pool.stock_lent(class, config.lent[class]);
+        for (class, count) in pool.lent.iter_mut().zip(config.lent) {
+            class.free.reserve_exact(count as usize);
+            class.total = count;
         }
         Ok(pool)
     }
 
-    fn stock(&mut self, class: usize, count: u32, populate: bool) -> Result<(), ArenaFull> {
+    fn stock(&mut self, class: usize, count: u32) -> Result<(), ArenaFull> {
         let pages_each = CLASS_BYTES[class] / PAGE_BYTES as u32;
         let arena = self.home.arena().clone();
         let bytes_max = arena.limit_bytes();
         let pages = count.checked_mul(pages_each);
         let pages = pages.ok_or(ArenaFull { wanted: u32::MAX, free: 0, bytes_max })?;
         let pages = arena.take_pages(pages)?;
-        if populate {
-            pages.populate();
-        }
+        self.places.extend(pages.places());
         let mut pages = pages.into_pages();
         self.classes[class].free.reserve_exact(count as usize);
         for _ in 0..count {
@@ -175,15 +196,20 @@ impl SgvPool {
             }
             self.classes[class].free.push(sgv);
         }
-        self.classes[class].total = count;
-        self.classes[class].low = count;
+        let class = &mut self.classes[class];
+        (class.total, class.made, class.low) = (count, count, count);
         Ok(())
     }
 
-    fn stock_lent(&mut self, class: usize, count: u32) {
-        let empty = |_| self.make(Kind::Lent, class, Vec::with_capacity(LENT_PAGES[class] as usize));
-        let free = (0..count).map(empty).collect();
-        self.lent[class] = Class { free, total: count, low: count, refused: 0 };
+    /// Makes one more vector to lend with. `false`: there are as many as there may be.
+    pub(crate) fn make_lent(&mut self, class: usize) -> bool {
+        let more = self.lent[class].made < self.lent[class].total;
+        if more {
+            let empty = self.make(Kind::Lent, class, Vec::with_capacity(LENT_PAGES[class] as usize));
+            self.lent[class].made += 1;
+            self.lent[class].push(empty);
+        }
+        more
     }
 
     fn make(&self, kind: Kind, class: usize, segs: Vec<Seg>) -> Sgv {
@@ -202,6 +228,11 @@ impl SgvPool {
             home: self.home.clone(),
             next: std::ptr::null_mut(),
         })
+    }
+
+    /// The memory that the pool was made of, which may not be present yet.
+    pub fn memory(&self) -> PoolMemory {
+        PoolMemory { arena: self.home.arena().clone(), places: self.places.clone() }
     }
 
     /// The core it serves.
@@ -363,7 +394,7 @@ impl SgvPool {
                 .lent
                 .iter()
                 .zip(LENT_PAGES)
-                .map(|(c, n)| c.stats((n - 1) * PAGE_BYTES as u32))
+                .map(|(c, n)| c.stats_of_lent((n - 1) * PAGE_BYTES as u32))
                 .collect(),
             shares: self.shares.iter().enumerate().filter_map(used).collect(),
             lost: self.home.lost(),
@@ -375,7 +406,7 @@ impl SgvPool {
     /// Is every vector home? What tests ask when all is quiet.
     pub fn is_full(&mut self) -> bool {
         self.reclaim();
-        self.classes.iter().chain(&self.lent).all(|c| c.free.len() == c.total as usize)
+        self.classes.iter().chain(&self.lent).all(|c| c.free.len() == c.made as usize)
     }
 }
 
@@ -469,6 +500,21 @@ mod tests {
     use crate::{ArenaConfig, POISON};
 
     const NONE: ShareId = ShareId(0);
+
+    #[test]
+    fn memory_may_be_given_while_it_is_used() {
+        let vectors = [8, 0, 0, 0, 1, 0];
+        let mut pool =
+            SgvPool::new(CoreId(0), arena(), &PoolConfig { vectors, ..PoolConfig::default() }).unwrap();
+        let memory = pool.memory();
+        let pages: u32 = memory.places.iter().map(|run| run.pages).sum();
+        assert_eq!(pages, 8 + 256);
+        let mut sgv = pool.take(1 << 20, NONE).unwrap();
+        sgv.copy_from(0, &[7; 1 << 20]);
+        std::thread::scope(|s| s.spawn(|| memory.populate()).join().unwrap()).unwrap();
+        assert!(sgv.to_vec().iter().all(|byte| *byte == 7));
+        pool.put(sgv);
+    }
 
     fn arena() -> Arc<Arena> {
         Arena::new(ArenaConfig::plain(1 << 20, 64 << 20)).unwrap()

@@ -37,13 +37,7 @@ struct Core {
 
 impl Core {
     fn new(me: usize, arena: &Arc<Arena>, table: &Arc<PageTable>) -> Core {
-        let config = PoolConfig {
-            vectors: [2, 2, 2, 0, 0, 0],
-            lent: [16, 0, 0],
-            shares: 1,
-            poison: true,
-            ..PoolConfig::default()
-        };
+        let config = PoolConfig { vectors: [2, 2, 2, 0, 0, 0], lent: [16, 0, 0], shares: 1, poison: true };
         let mut pool = SgvPool::new(CoreId(me as u8), arena.clone(), &config).unwrap();
         let id = pool.register(table.clone()).unwrap();
         Core { me, pool, id, rng: fastrand::Rng::with_seed(me as u64 + 7), held: VecDeque::new(), busy: 0 }

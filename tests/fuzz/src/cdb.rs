@@ -57,7 +57,7 @@ struct Bench {
 impl Bench {
     fn new(choice: u8) -> Bench {
         let vectors = if choice & 4 != 0 { [2, 1, 1, 0, 0, 0] } else { [4, 2, 2, 1, 0, 0] };
-        let pool = PoolConfig { vectors, lent: [0; 3], shares: 4, poison: true, ..PoolConfig::default() };
+        let pool = PoolConfig { vectors, lent: [0; 3], shares: 4, poison: true };
         let pool = SgvPool::new(CoreId(0), crate::session::world::arena(), &pool).expect("it fits the arena");
         let config = EngineConfig {
             tasks_max: 32,

@@ -28,13 +28,7 @@ pub fn run(data: &[u8]) {
 
 fn pool(input: &mut Input<'_>) {
     let arena = crate::session::world::arena();
-    let config = PoolConfig {
-        vectors: [8, 4, 2, 0, 0, 0],
-        lent: [0; 3],
-        shares: 3,
-        poison: true,
-        ..PoolConfig::default()
-    };
+    let config = PoolConfig { vectors: [8, 4, 2, 0, 0, 0], lent: [0; 3], shares: 3, poison: true };
     let mut pool = SgvPool::new(CoreId(0), arena, &config).expect("it fits the arena");
     pool.open_share(ShareId(1), SHARE_BYTES);
     let mut held: Vec<(Sgv, u8)> = Vec::new();

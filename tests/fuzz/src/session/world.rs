@@ -62,7 +62,7 @@ impl World {
     pub fn new(choice: u8) -> World {
         let arena = arena();
         let vectors = if choice & 1 != 0 { [2, 2, 1, 0, 0, 0] } else { [6, 3, 2, 0, 0, 0] };
-        let pool = PoolConfig { vectors, lent: [6, 2, 1], shares: 4, poison: true, ..PoolConfig::default() };
+        let pool = PoolConfig { vectors, lent: [6, 2, 1], shares: 4, poison: true };
         let pool = SgvPool::new(CoreId(0), arena.clone(), &pool).expect("the arena holds a small pool");
         let engine = EngineConfig {
             tasks_max: 64,

@@ -27,13 +27,7 @@ impl World {
     pub(super) fn boot(&mut self) {
         let cores = self.plan.cores;
         let config = Arc::new(access(self.portal, self.limits.clone()));
-        let pool = PoolConfig {
-            vectors: self.plan.pool,
-            lent: [0; 3],
-            shares: 16,
-            poison: true,
-            ..PoolConfig::default()
-        };
+        let pool = PoolConfig { vectors: self.plan.pool, lent: [0; 3], shares: 16, poison: true };
         let bytes = (pool.bytes() * cores as u64).next_multiple_of(4096).max(1 << 20);
         let arena = Arena::new(ArenaConfig::plain(bytes, bytes)).expect("memory for a simulation");
         let depth = 1 << self.rng.u32(2..8);
