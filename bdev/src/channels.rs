@@ -3,6 +3,8 @@
 //! A channel may refuse an operation when its queue is full. Nothing is lost by that: the operation waits here,
 //! in order, and is offered again each turn. An abort takes a waiting operation out and ends it at once; what
 //! the device already has is only hinted at (see [`IoChannel::abort`]).
+//!
+//! A turn looks at the channels that have something to do, so that a thousand units cost no more than those that are used.
 
 use std::collections::VecDeque;
 
@@ -19,6 +21,8 @@ pub struct ChannelId(pub u16);
 #[derive(Default)]
 pub struct Channels {
     slots: Vec<Option<Slot>>,
+    /// Those that were given something, until they have given all of it back.
+    active: Vec<ChannelId>,
     /// Operations waiting in all lines together: nought means the common case has nothing to look for.
     waiting: usize,
 }
@@ -27,6 +31,15 @@ struct Slot {
     channel: Box<dyn IoChannel>,
     line: VecDeque<BlockIo>,
     touched: bool,
+    /// In the list of active ones.
+    active: bool,
+}
+
+impl Slot {
+    /// Nothing is in flight, and nobody waits.
+    fn is_idle(&self) -> bool {
+        self.line.is_empty() && self.channel.in_flight() == 0
+    }
 }
 
 /// What a channel is busy with, for RPC.
@@ -54,17 +67,18 @@ impl Channels {
             self.slots.resize_with(at + 1, || None);
         }
         assert!(self.slots[at].is_none(), "channel {} is open already", id.0);
-        self.slots[at] = Some(Slot { channel, line: VecDeque::new(), touched: false });
+        self.slots[at] = Some(Slot { channel, line: VecDeque::new(), touched: false, active: false });
     }
 
     /// Takes a channel out, provided that nothing is in flight or waiting; the caller calls
     /// [`IoChannel::close`] on it. `None`: not open, or still busy.
     pub fn close(&mut self, id: ChannelId) -> Option<Box<dyn IoChannel>> {
         let slot = self.slots.get_mut(id.0 as usize)?;
-        if slot.as_ref().is_some_and(|s| s.channel.in_flight() == 0 && s.line.is_empty()) {
-            return slot.take().map(|s| s.channel);
+        let gone = slot.take_if(|s| s.is_idle())?;
+        if gone.active {
+            self.active.retain(|other| *other != id);
         }
-        None
+        Some(gone.channel)
     }
 
     /// How busy a channel is; `None` if it is not open.
@@ -81,6 +95,10 @@ impl Channels {
             return;
         };
         slot.touched = true;
+        if !slot.active {
+            slot.active = true;
+            self.active.push(id);
+        }
         // Those in line come first: operations reach the device in the order they were submitted.
         let refused = if slot.line.is_empty() { slot.channel.submit(io, cx).err() } else { Some(io) };
         if let Some(io) = refused {
@@ -112,7 +130,8 @@ impl Channels {
     /// Rings the doorbells of the channels that were given something this turn.
     #[inline]
     pub fn kick(&mut self) {
-        for slot in self.slots.iter_mut().flatten() {
+        for id in &self.active {
+            let slot = active(&mut self.slots, *id);
             if std::mem::take(&mut slot.touched) {
                 slot.channel.kick();
             }
@@ -121,8 +140,10 @@ impl Channels {
 
     /// Takes in what ended and offers what waits. Returns how many operations ended or moved.
     pub fn poll(&mut self, cx: &mut IoCx<'_>) -> u32 {
+        let Channels { slots, active: list, waiting } = self;
         let mut work = 0;
-        for slot in self.slots.iter_mut().flatten() {
+        list.retain(|id| {
+            let slot = active(slots, *id);
             if slot.channel.in_flight() != 0 {
                 work += slot.channel.poll(cx);
             }
@@ -130,7 +151,7 @@ impl Channels {
                 match slot.channel.submit(io, cx) {
                     Ok(()) => {
                         slot.touched = true;
-                        self.waiting -= 1;
+                        *waiting -= 1;
                         work += 1;
                     }
                     Err(io) => {
@@ -139,15 +160,18 @@ impl Channels {
                     }
                 }
             }
-        }
+            // With a doorbell still to ring it stays, whatever came back at once.
+            slot.active = slot.touched || !slot.is_idle();
+            slot.active
+        });
         work
     }
 
     /// Names what would wake this core for its channels' sake. `false`: something came meanwhile.
     pub fn arm(&mut self, wake: &mut WakeSet) -> bool {
         let mut quiet = true;
-        for slot in self.slots.iter_mut().flatten() {
-            quiet &= slot.channel.arm(wake);
+        for id in &self.active {
+            quiet &= active(&mut self.slots, *id).channel.arm(wake);
         }
         quiet
     }
@@ -163,5 +187,111 @@ impl Channels {
             Some(slot) => Some(slot.channel.as_mut()),
             None => None,
         }
+    }
+}
+
+fn active(slots: &mut [Option<Slot>], id: ChannelId) -> &mut Slot {
+    slots[id.0 as usize].as_mut().expect("a channel that is closed is active no more")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use spindle_mem::{Arena, ArenaConfig, PoolConfig, SgvPool};
+    use spindle_reactor::{CoreId, Tick};
+
+    use super::*;
+    use crate::bench::Bench;
+    use crate::io::Op;
+
+    /// Holds what it is given until `release` is set; counts how often it is asked anything.
+    #[derive(Default)]
+    struct Slow {
+        asked: Rc<Cell<u32>>,
+        release: Rc<Cell<bool>>,
+        held: Vec<BlockIo>,
+    }
+
+    impl Slow {
+        fn ask(&self) {
+            self.asked.set(self.asked.get() + 1);
+        }
+    }
+
+    impl IoChannel for Slow {
+        fn submit(&mut self, io: BlockIo, _cx: &mut IoCx<'_>) -> Result<(), BlockIo> {
+            if self.held.len() == 2 {
+                return Err(io);
+            }
+            self.held.push(io);
+            Ok(())
+        }
+
+        fn poll(&mut self, cx: &mut IoCx<'_>) -> u32 {
+            self.ask();
+            let ended = if self.release.get() { self.held.len() } else { 0 };
+            cx.done.extend(self.held.drain(..ended).map(|io| IoDone::of(io, IoResult::Ok)));
+            ended as u32
+        }
+
+        fn kick(&mut self) {
+            self.ask();
+        }
+
+        fn in_flight(&self) -> u32 {
+            self.ask();
+            self.held.len() as u32
+        }
+
+        fn arm(&mut self, _wake: &mut WakeSet) -> bool {
+            self.ask();
+            true
+        }
+    }
+
+    #[test]
+    fn a_turn_asks_no_channel_that_has_nothing_to_do() {
+        let arena = Arena::new(ArenaConfig::plain(4 << 20, 4 << 20)).unwrap();
+        let mut pool = SgvPool::new(
+            CoreId(0),
+            arena,
+            &PoolConfig { vectors: [1, 0, 0, 0, 0, 0], ..PoolConfig::default() },
+        );
+        let mut done = Vec::new();
+        let mut cx = IoCx { now: Tick::ZERO, pool: pool.as_mut().unwrap(), done: &mut done };
+        let mut channels = Channels::new();
+        let (asked, release) = (Rc::default(), Rc::default());
+        for n in 0..1000 {
+            let slow = match n {
+                500 => Slow { release: Rc::clone(&release), ..Slow::default() },
+                _ => Slow { asked: Rc::clone(&asked), ..Slow::default() },
+            };
+            channels.open(ChannelId(n), Box::new(slow));
+        }
+        let (busy, mut wake) = (ChannelId(500), WakeSet::new());
+        for key in 0..5 {
+            channels.submit(busy, BlockIo { key: IoKey(key), ..Bench::io(Op::Read, 0, 1) }, &mut cx);
+            channels.kick();
+            assert_eq!(channels.poll(&mut cx), 0);
+            assert!(channels.arm(&mut wake));
+        }
+        assert_eq!(channels.load(busy), Some(ChannelLoad { in_flight: 2, waiting: 3 }));
+        assert!(channels.close(busy).is_none(), "it is busy");
+        release.set(true);
+        while channels.poll(&mut cx) != 0 {
+            channels.kick();
+        }
+        let order: Vec<u64> = cx.done.iter().map(|d| d.key.0).collect();
+        assert_eq!(order, [0, 1, 2, 3, 4]);
+        assert!(
+            channels.active.is_empty() && asked.get() == 0,
+            "the others were asked {} times",
+            asked.get()
+        );
+        assert!(channels.close(busy).is_some());
+        channels.submit(ChannelId(7), Bench::io(Op::Read, 0, 1), &mut cx);
+        assert!(asked.get() == 0 && channels.active == [ChannelId(7)]);
     }
 }
