@@ -9,13 +9,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use spindle_bdev::null::{NullBdev, NullConfig};
 use spindle_bdev::ram::{RamBdev, RamConfig};
-use spindle_bdev::{Bdev, BdevInfo, ChannelId, OpenError};
+use spindle_bdev::{Bdev, BdevInfo, ChannelId, ChannelSeed, OpenError};
 use spindle_bdev_uring::{CacheMode, Engine as FileEngine, FileBdev, FileConfig};
 use spindle_conf::jsonrpc::RpcError;
 use spindle_iscsi::config as iscsi;
@@ -28,7 +28,7 @@ use spindle_scsi::{LuId, LuIdentity, LuSpec};
 use crate::control::model::{LunMap, Model};
 use crate::control::portals::parse_host;
 use crate::control::specs::{self, Portal};
-use crate::control::{Backplane, BdevSpec};
+use crate::control::{Backplane, BdevSpec, Unit};
 use crate::limits::Limits;
 use crate::message::ShardMsg;
 use crate::shard::{Core, StoreOrder};
@@ -53,13 +53,21 @@ pub struct Live {
     limits: Limits,
     store: Option<Arc<Store>>,
     store_orders: Option<Sender<StoreOrder>>,
-    /// Unit → channel number. A number is used again when its channel is gone.
-    channels: Mutex<HashMap<u32, ChannelId>>,
+    channels: Mutex<ChannelNumbers>,
     epoch: Mutex<u64>,
     /// READs and WRITEs of units that are gone, so that copies can be told per command.
     commands_of_closed: AtomicU64,
 }
 
+/// Unit → channel number. A number is used again when its channel is gone.
+#[derive(Default)]
+struct ChannelNumbers {
+    of_unit: HashMap<u32, ChannelId>,
+    free: Vec<ChannelId>,
+}
+
+/// Units opened by one errand, so that no turn takes long because of many.
+const UNITS_AN_ERRAND: usize = 64;
 /// A core that has not answered in this time is stuck, and the operator should know.
 const ERRAND_MAX: Duration = Duration::from_secs(30);
 /// A unit whose device does not give its operations back is not closed; the call says so after this time.
@@ -128,21 +136,58 @@ impl Live {
             .collect()
     }
 
+    fn channels(&self) -> MutexGuard<'_, ChannelNumbers> {
+        self.channels.lock().expect("nothing panics while it holds the table")
+    }
+
     fn new_channel(&self, lu: u32) -> Result<ChannelId, RpcError> {
-        let mut channels = self.channels.lock().expect("nothing panics while it holds the table");
-        let taken: std::collections::HashSet<u16> = channels.values().map(|c| c.0).collect();
-        let free = (0..u16::MAX).find(|n| !taken.contains(n));
-        let id = ChannelId(free.ok_or_else(|| RpcError::busy("65,535 units are open"))?);
-        channels.insert(lu, id);
+        let mut numbers = self.channels();
+        // Those that are free have been in use: all numbers below the sum of both were given.
+        let id = match numbers.free.pop() {
+            Some(id) => id,
+            None => match u16::try_from(numbers.of_unit.len()) {
+                Ok(next) if next < u16::MAX => ChannelId(next),
+                _ => return Err(RpcError::busy("65,535 units are open")),
+            },
+        };
+        numbers.of_unit.insert(lu, id);
         Ok(id)
     }
 
     fn channel_of(&self, lu: u32) -> Option<ChannelId> {
-        self.channels.lock().expect("nothing panics while it holds the table").get(&lu).copied()
+        self.channels().of_unit.get(&lu).copied()
     }
 
     fn forget_channel(&self, lu: u32) {
-        self.channels.lock().expect("nothing panics while it holds the table").remove(&lu);
+        let mut numbers = self.channels();
+        if let Some(id) = numbers.of_unit.remove(&lu) {
+            numbers.free.push(id);
+        }
+    }
+
+    /// Everything that may fail, or take long, before the cores hear of it.
+    fn prepare_lu(&self, lu: u32, bdev: &Arc<dyn Bdev>) -> Result<Vec<Opening>, RpcError> {
+        let info = bdev.info();
+        let channel = self.new_channel(lu)?;
+        let home = CoreId((lu % self.cores.len() as u32) as u8);
+        let stored = |what| self.store.as_ref().and_then(|s| s.load(&info.uuid, what));
+        if let Some(store) = &self.store {
+            store.know(lu, info.uuid);
+        }
+        let spec = LuSpec {
+            lu: LuId(lu),
+            channel,
+            identity: LuIdentity::of_uuid(info.uuid),
+            home,
+            tst_shared: false,
+            write_protect: info.read_only,
+            can_store: self.store.is_some(),
+            saved_modes: stored("modes"),
+            saved_reservations: stored("reservations"),
+            info,
+        };
+        let opening = |core: &CoreHandle| Ok(Opening { seed: bdev.prepare(core.id)?, spec: spec.clone() });
+        self.cores.iter().map(opening).collect::<Result<_, OpenError>>().map_err(RpcError::internal)
     }
 
     /// Counters of a unit over all cores.
@@ -152,9 +197,20 @@ impl Live {
         all.into_iter().flatten().for_each(|one| sum.add(&one));
         sum
     }
+}
 
-    fn identity(info: &BdevInfo) -> LuIdentity {
-        LuIdentity::of_uuid(info.uuid)
+/// A unit on its way to a core.
+struct Opening {
+    seed: Box<dyn ChannelSeed>,
+    spec: LuSpec,
+}
+
+impl Opening {
+    fn open(self, core: &mut Core<EpollNet>) -> Result<(), RpcError> {
+        let channel = self.seed.bind(&mut core.env()).map_err(RpcError::internal)?;
+        core.channels.open(self.spec.channel, channel);
+        core.engine.open_lu(self.spec);
+        Ok(())
     }
 }
 
@@ -200,59 +256,39 @@ impl Backplane for Live {
         }
     }
 
-    fn open_lu(&self, lu: u32, bdev: &Arc<dyn Bdev>) -> Result<(), RpcError> {
-        let channel = self.new_channel(lu)?;
-        let info = bdev.info();
-        let home = CoreId((lu % self.cores.len() as u32) as u8);
-        let mut waiting = Vec::new();
-        let mut failed = None;
-        for core in &self.cores {
-            let seed = match bdev.prepare(core.id) {
-                Ok(seed) => seed,
+    fn open_lus(&self, units: &[Unit]) -> Result<(), RpcError> {
+        let mut for_cores: Vec<Vec<Opening>> = self.cores.iter().map(|_| Vec::new()).collect();
+        for (lu, bdev) in units {
+            match self.prepare_lu(*lu, bdev) {
+                Ok(openings) => for_cores.iter_mut().zip(openings).for_each(|(all, one)| all.push(one)),
                 Err(e) => {
-                    failed = Some(RpcError::internal(e));
-                    break;
+                    // No core has heard of any of them.
+                    units.iter().for_each(|(lu, _)| self.forget_channel(*lu));
+                    return Err(e);
                 }
-            };
-            let spec = LuSpec {
-                lu: LuId(lu),
-                channel,
-                info: info.clone(),
-                identity: Live::identity(&info),
-                home,
-                tst_shared: false,
-                write_protect: info.read_only,
-                can_store: self.store.is_some(),
-                saved_modes: self.store.as_ref().and_then(|s| s.load(&info.uuid, "modes")),
-                saved_reservations: self.store.as_ref().and_then(|s| s.load(&info.uuid, "reservations")),
-            };
-            let orders = self.store_orders.clone();
-            if let (Some(store), true) = (&self.store, orders.is_some()) {
-                store.know(lu, info.uuid);
-            }
-            waiting.push(self.send(core, move |core| {
-                core.store = orders;
-                let bound = seed.bind(&mut core.env()).map_err(RpcError::internal)?;
-                core.channels.open(channel, bound);
-                core.engine.open_lu(spec);
-                Ok::<(), RpcError>(())
-            }));
-        }
-        for answer in waiting {
-            match answer.recv_timeout(ERRAND_MAX) {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => failed = Some(e),
-                Err(_) => failed = Some(RpcError::internal("a core has not answered")),
             }
         }
-        match failed {
-            None => Ok(()),
-            Some(e) => {
-                // Where it was opened it is closed again.
-                let _ = self.close_lu(lu);
-                Err(e)
+        let mut waiting = Vec::new();
+        for (core, openings) in self.cores.iter().zip(for_cores) {
+            let mut openings = openings.into_iter().peekable();
+            while openings.peek().is_some() {
+                let some: Vec<Opening> = openings.by_ref().take(UNITS_AN_ERRAND).collect();
+                let orders = self.store_orders.clone();
+                waiting.push(self.send(core, move |core| {
+                    core.store = orders;
+                    some.into_iter().try_for_each(|one| one.open(core))
+                }));
             }
         }
+        let stuck = || RpcError::internal("a core has not answered");
+        let answers =
+            waiting.into_iter().map(|answer| answer.recv_timeout(ERRAND_MAX).map_err(|_| stuck()).flatten());
+        let opened = answers.fold(Ok(()), Result::and);
+        if opened.is_err() {
+            // Where they were opened they are closed again.
+            units.iter().for_each(|(lu, _)| drop(self.close_lu(*lu)));
+        }
+        opened
     }
 
     fn close_lu(&self, lu: u32) -> Result<(), RpcError> {
@@ -376,10 +412,7 @@ impl Backplane for Live {
                         "staged_copied_bytes": copied })
             })
             .unwrap_or_default();
-        let units: Vec<u32> = {
-            let channels = self.channels.lock().expect("nothing panics while it holds the table");
-            channels.keys().copied().collect()
-        };
+        let units: Vec<u32> = { self.channels().of_unit.keys().copied().collect() };
         let open: u64 = units.into_iter().map(|lu| self.sum_stats(lu)).map(|s| s.reads + s.writes).sum();
         let commands = open + self.commands_of_closed.load(Ordering::Relaxed);
         let sum = |name: &str| pools.iter().filter_map(|p| p[name].as_u64()).sum::<u64>();

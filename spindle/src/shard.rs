@@ -7,6 +7,7 @@
 //! The shard is generic over what carries bytes, so that the simulation runs this very code.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::mpsc::Sender;
 
 use spindle_bdev::{ChannelId, Channels, CoreEnv, CoreShared, IoCx, IoDone};
@@ -284,8 +285,16 @@ impl<N: Net> Core<N> {
 
     /// Starts to close a unit on this core; `tell` hears when its channel is gone.
     pub fn close_lu(&mut self, lu: LuId, channel: ChannelId, tell: Sender<CoreId>) {
-        self.closing.insert(lu, Closing { channel, tell, drained: false });
-        self.engine.close_lu(lu);
+        match self.closing.entry(lu) {
+            // Asked for before, by somebody who waits no longer.
+            Entry::Occupied(closing) => closing.into_mut().tell = tell,
+            Entry::Vacant(place) if self.engine.gate_of(lu).is_some() => {
+                place.insert(Closing { channel, tell, drained: false });
+                self.engine.close_lu(lu);
+            }
+            // It was never opened here.
+            Entry::Vacant(_) => drop(tell.send(self.id)),
+        }
     }
 
     fn finish_closing(&mut self) {

@@ -1,6 +1,6 @@
 //! Devices: making, resizing, deleting, describing.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -145,7 +145,7 @@ fn create(c: &Control, name: &str, uuid: Option<String>, spec: BdevSpec) -> Resu
     let identity = check_new(c, name, &uuid, || derive_uuid(&spec, name))?;
     let bdev: Arc<dyn Bdev> = c.backplane().make_bdev(name, identity, &spec)?;
     let spec = Made::Device(with_uuid(spec, format_uuid(&identity)));
-    c.model().bdevs.insert(name.into(), BdevEntry { bdev, spec, decorated_by: None, lu: None, uses: 0 });
+    c.model().add_bdev(name, bdev, spec);
     Ok(name.into())
 }
 
@@ -166,7 +166,7 @@ pub(super) fn check_new(
         Some(text) => parse_uuid(text)?,
         None => derive(),
     };
-    if let Some((other, _)) = c.model().bdevs.iter().find(|(_, e)| e.bdev.info().uuid == identity) {
+    if let Some(other) = c.model().bdev_of_identity(&identity) {
         return Err(RpcError::field("uuid", format!("bdev {other} has this identity already")));
     }
     Ok(identity)
@@ -184,7 +184,7 @@ pub(super) fn delete(c: &Control, name: &str, drivers: &[&str]) -> Result<Value,
     if let Some(by) = &entry.decorated_by {
         return Err(RpcError::busy(format!("bdev {name} is behind {by}; delete that first")));
     }
-    let gone = model.bdevs.remove(name).expect("looked up above");
+    let gone = model.remove_bdev(name).expect("looked up above");
     if let Some(base) = gone.spec.base().and_then(|base| model.bdevs.get_mut(base)) {
         base.decorated_by = None;
     }
@@ -300,9 +300,10 @@ fn derive_uuid(spec: &BdevSpec, name: &str) -> [u8; 16] {
 
 /// An identity out of this machine's and two words.
 pub(super) fn identity_of(kind: &str, what: &str) -> [u8; 16] {
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    static MACHINE: LazyLock<String> =
+        LazyLock::new(|| std::fs::read_to_string("/etc/machine-id").unwrap_or_default());
     let hash = Sha256::new()
-        .chain_update(machine.trim())
+        .chain_update(MACHINE.trim())
         .chain_update([0])
         .chain_update(kind)
         .chain_update([0])

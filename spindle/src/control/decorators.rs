@@ -10,7 +10,7 @@ use spindle_bdev::{Bdev, BlockError, Op};
 use spindle_conf::jsonrpc::{MethodInfo, Methods, RpcError};
 
 use super::bdevs::{check_new, delete, format_uuid, identity_of};
-use super::model::{BdevEntry, Made};
+use super::model::Made;
 use super::specs::{ByName, Delay, DelayKind, ErrorCreate, InjectError};
 use super::{Control, done, may, need};
 
@@ -122,7 +122,7 @@ fn insert(c: &Control, name: &str, base: &str, bdev: Arc<dyn Bdev>, spec: Made) 
     if let Some(base) = model.bdevs.get_mut(base) {
         base.decorated_by = Some(name.into());
     }
-    model.bdevs.insert(name.into(), BdevEntry { bdev, spec, decorated_by: None, lu: None, uses: 0 });
+    model.add_bdev(name, bdev, spec);
     name.into()
 }
 

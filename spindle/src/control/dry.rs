@@ -9,7 +9,7 @@ use spindle_mem::{Arena, ArenaConfig, ArenaError};
 
 use super::model::{LunMap, Model};
 use super::specs::{NullCreate, Portal};
-use super::{Backplane, BdevSpec};
+use super::{Backplane, BdevSpec, Unit};
 
 /// Checks without effects.
 pub struct Dry {
@@ -48,7 +48,7 @@ impl Backplane for Dry {
         Ok(Arc::new(crate::live::null(&self.arena, name, uuid, &stand_in)?))
     }
 
-    fn open_lu(&self, _: u32, _: &Arc<dyn Bdev>) -> Result<(), RpcError> {
+    fn open_lus(&self, _: &[Unit]) -> Result<(), RpcError> {
         Ok(())
     }
 

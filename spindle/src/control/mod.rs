@@ -40,12 +40,15 @@ pub enum BdevSpec {
     File(FileCreate, bool),
 }
 
+/// A logical unit to be opened: its number, and its device.
+pub type Unit = (u32, Arc<dyn Bdev>);
+
 /// What carries out changes. Every call has either happened on all cores when it returns, or not at all.
 pub trait Backplane: Send + Sync {
     /// Makes a device.
     fn make_bdev(&self, name: &str, uuid: [u8; 16], spec: &BdevSpec) -> Result<Arc<dyn Bdev>, RpcError>;
-    /// Opens a logical unit on every core.
-    fn open_lu(&self, lu: u32, bdev: &Arc<dyn Bdev>) -> Result<(), RpcError>;
+    /// Opens logical units on every core, all or none.
+    fn open_lus(&self, units: &[Unit]) -> Result<(), RpcError>;
     /// Closes it: its gate closes, its tasks end, its channels go.
     fn close_lu(&self, lu: u32) -> Result<(), RpcError>;
     /// It is about to have fewer blocks; returns when no operation reaches beyond them any more.

@@ -1,6 +1,6 @@
 //! The object model: what exists and what refers to what. Plain data; no effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use spindle_bdev::Bdev;
@@ -34,6 +34,8 @@ pub struct Model {
     pub targets: BTreeMap<String, TargetEntry>,
     /// A configuration is being replayed.
     pub replaying: bool,
+    /// Name of the device of each identity.
+    identities: HashMap<[u8; 16], String>,
     next_lu: u32,
     next_target: u32,
     next_malloc: u32,
@@ -111,6 +113,24 @@ impl Model {
     /// A device by name.
     pub fn bdev(&self, name: &str) -> Result<&BdevEntry, RpcError> {
         self.bdevs.get(name).ok_or_else(|| RpcError::missing(format_args!("bdev {name}")))
+    }
+
+    /// The device that has an identity.
+    pub fn bdev_of_identity(&self, uuid: &[u8; 16]) -> Option<&str> {
+        self.identities.get(uuid).map(String::as_str)
+    }
+
+    /// A new device, used by nobody yet.
+    pub fn add_bdev(&mut self, name: &str, bdev: Arc<dyn Bdev>, spec: Made) {
+        self.identities.insert(bdev.info().uuid, name.into());
+        self.bdevs.insert(name.into(), BdevEntry { bdev, spec, decorated_by: None, lu: None, uses: 0 });
+    }
+
+    /// A device goes.
+    pub fn remove_bdev(&mut self, name: &str) -> Option<BdevEntry> {
+        let gone = self.bdevs.remove(name)?;
+        self.identities.remove(&gone.bdev.info().uuid);
+        Some(gone)
     }
 
     /// A target by name.

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use spindle_conf::jsonrpc::{MethodInfo, Methods, RpcError};
 
-use super::luns::{add_lun, remove_all_luns};
+use super::luns::{add_luns, remove_all_luns};
 use super::model::{Model, TARGETS_MAX, TargetEntry};
-use super::specs::{AddLun, ByName, ChangeMaps, MaybeName, SetAuth, TargetNode};
+use super::specs::{ByName, ChangeMaps, MaybeName, SetAuth, TargetNode};
 use super::{Control, done, may, need};
 
 /// What a target's name begins with when only the part behind it is given.
@@ -135,15 +135,7 @@ fn create(c: &Control, mut spec: TargetNode) -> Result<Value, RpcError> {
         let id = model.new_target();
         model.targets.insert(name.clone(), TargetEntry { spec, id });
     }
-    let built = luns.into_iter().enumerate().try_for_each(|(i, l)| {
-        let add = AddLun {
-            name: name.clone(),
-            bdev_name: l.bdev_name,
-            lun_id: Some(l.lun_id),
-            read_only: l.read_only,
-        };
-        add_lun(c, add).map(drop).map_err(|e| e.within(&format!("luns[{i}]")))
-    });
+    let built = add_luns(c, &name, &luns, |i, e| e.within(&format!("luns[{i}]")));
     if let Err(e) = built.and_then(|()| c.apply_access()) {
         // Undo: what was opened is closed again, and nobody has seen the target yet.
         let _ = remove_all_luns(c, &name);
