@@ -13,6 +13,7 @@ use crate::like::Like;
 use crate::login::{Login, LoginDone};
 use crate::session::Session;
 use crate::task::Task;
+use crate::timers::ConnTimer;
 
 /// One connection.
 #[derive(Debug)]
@@ -71,6 +72,8 @@ pub struct Conn {
     pub ping: Option<(Ttt, Tick)>,
     /// It ends at this moment, whatever happens: login limit, logout limit.
     pub deadline: Option<Tick>,
+    /// When it is looked at again for any of these.
+    pub(crate) timer: ConnTimer,
     /// The Net has said that it ended; an unfinished landing may come back before that is handled.
     pub gone: bool,
 }
@@ -195,6 +198,7 @@ impl Conn {
             heard: now,
             ping: None,
             deadline: Some(now.plus_ms(login_ms_max)),
+            timer: None,
             gone: false,
         }
     }

@@ -50,6 +50,7 @@ mod requests;
 mod rx;
 pub mod session;
 pub mod task;
+mod timers;
 pub mod tmf;
 pub mod transport;
 mod tx;

@@ -7,11 +7,11 @@
 
 use spindle_mem::Sgv;
 use spindle_net::Net;
-use spindle_reactor::Tick;
 use spindle_scsi_port::Mid;
 
 use crate::conn::Conn;
 use crate::rx::LARGE_BYTES;
+use crate::timers::Later;
 use crate::transport::IscsiTransport;
 
 /// Smaller segments are copied: that costs less than a slice of their own.
@@ -80,7 +80,7 @@ impl<N: Net> IscsiTransport<N> {
             (like.streak, like.on) = (0, true);
             let gap = conn.header_bytes() + conn.tail_bytes(conn.like.bytes);
             self.net.expect(conn.id, gap);
-            self.wake_by(self.now.plus_ms(IDLE_MS));
+            self.reminders.remind(conn, Later { since: self.now, ms: IDLE_MS });
         }
     }
 
@@ -124,13 +124,12 @@ impl<N: Net> IscsiTransport<N> {
     }
 
     /// Is it long ago that something came? Otherwise, when it will be.
-    pub(crate) fn like_idle<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Option<Tick> {
+    pub(crate) fn like_idle<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Option<Later> {
         if conn.like.lent == 0 && !conn.like.on {
             return None;
         }
-        let until = conn.heard.plus_ms(IDLE_MS);
-        if self.now < until {
-            return Some(until);
+        if self.now < conn.heard.plus_ms(IDLE_MS) {
+            return Some(Later { since: conn.heard, ms: IDLE_MS });
         }
         conn.like.streak = 0;
         self.expect_nothing(conn, mid);

@@ -18,6 +18,7 @@ use crate::login::{LoginDone, LoginStep};
 use crate::negotiate::{Negotiator, Stage};
 use crate::rx::Plan;
 use crate::session::{Session, WINDOW_MAX};
+use crate::timers::Later;
 use crate::transport::IscsiTransport;
 
 impl<N: Net> IscsiTransport<N> {
@@ -183,7 +184,8 @@ impl<N: Net> IscsiTransport<N> {
         conn.deadline = None;
         conn.heard = self.now;
         self.counters.logins += 1;
-        self.wake_by(self.now.plus_ms(self.config.limits.nop_in_interval_ms.max(1)));
+        let ms = self.config.limits.nop_in_interval_ms.max(1);
+        self.reminders.remind(conn, Later { since: self.now, ms });
         self.again(conn);
         true
     }
@@ -400,9 +402,9 @@ impl<N: Net> IscsiTransport<N> {
         }
         let Some(key) = conn.session else { return };
         conn.logout = Some(r.itt);
-        let until = self.now.plus_ms(self.config.limits.logout_wait_ms);
-        conn.deadline = Some(until);
-        self.wake_by(until);
+        let ms = self.config.limits.logout_wait_ms;
+        conn.deadline = Some(self.now.plus_ms(ms));
+        self.reminders.remind(conn, Later { since: self.now, ms });
         let window = self.window(conn);
         self.end_session(key, mid);
         if self.sessions.get(key).is_none() {

@@ -16,6 +16,7 @@ use crate::login::Login;
 use crate::portal::Listener;
 use crate::session::{Session, SessionState};
 use crate::task::{Phase, Task};
+use crate::timers::{Later, Reminders};
 use crate::tmf::{Held, TmfSlot};
 
 /// The iSCSI target of one core.
@@ -45,7 +46,7 @@ pub struct IscsiTransport<N: Net> {
     events: Vec<NetEvent<N::Socket>>,
     line: std::collections::VecDeque<ConnId>,
     stalled: Vec<ConnId>,
-    sweep_at: Tick,
+    pub(crate) reminders: Reminders,
     pub(crate) last_tag: u32,
     /// Vectors lent to the Net for writes that are expected.
     pub(crate) lent: u32,
@@ -95,6 +96,8 @@ pub struct IscsiCounters {
     pub data_digest_errors: u64,
     /// Data-Out for tags of tasks that were gone.
     pub stale_tags: u64,
+    /// Silent initiators asked whether they are there.
+    pub pings: u64,
     /// Connections ended because the peer was silent, or took nothing.
     pub timeouts: u64,
     /// Bytes dropped for tasks that had ended.
@@ -161,8 +164,8 @@ pub struct ConnInfo {
 
 /// PDUs of one connection in one go, so that no neighbour starves.
 const PDUS_A_TURN: u32 = 64;
-/// Timers are looked at no more often than this.
-const SWEEP_MS: u64 = 20;
+/// Connections of one core: the identifiers of the Net have 20 bits for them.
+const CONNS_MAX: usize = 1 << 20;
 
 impl<N: Net> IscsiTransport<N> {
     /// The transport of `core`, one of `cores`.
@@ -191,7 +194,7 @@ impl<N: Net> IscsiTransport<N> {
             events: Vec::new(),
             line: std::collections::VecDeque::new(),
             stalled: Vec::new(),
-            sweep_at: Tick::ZERO,
+            reminders: Reminders::new(CONNS_MAX),
             last_tag: 0,
             lent: 0,
             reserve_common_used: 0,
@@ -231,13 +234,14 @@ impl<N: Net> IscsiTransport<N> {
         self.now = self.now.max(now);
         let id = self.net.attach(socket, now)?;
         let login = Login::new(&self.config, portal_group, peer, local);
-        let conn = Conn::new(id, login, now, self.config.limits.login_ms_max);
+        let ms = self.config.limits.login_ms_max;
+        let mut conn = Conn::new(id, login, now, ms);
+        self.reminders.remind(&mut conn, Later { since: now, ms });
         if self.conns.len() <= id.slot() {
             self.conns.resize_with(id.slot() + 1, || None);
         }
         self.conns[id.slot()] = Some(Box::new(conn));
         self.counters.connections += 1;
-        self.wake_by(now.plus_ms(self.config.limits.login_ms_max));
         Ok(id)
     }
 
@@ -281,8 +285,7 @@ impl<N: Net> IscsiTransport<N> {
 
     /// When timers want to be looked at next.
     pub fn next_deadline(&self) -> Option<Tick> {
-        let busy = self.conns.iter().any(Option::is_some);
-        (busy || !self.sinks.is_empty()).then_some(self.sweep_at)
+        self.reminders.due()
     }
 
     fn session_info(&self, s: &Session) -> SessionInfo {
@@ -392,6 +395,7 @@ impl<N: Net> IscsiTransport<N> {
     fn on_closed<M: Mid>(&mut self, id: ConnId, mid: &mut M) {
         let Some(mut conn) = self.take_conn(id) else { return };
         conn.gone = true;
+        self.reminders.forget(&conn);
         self.conn_lost(&mut conn, mid);
     }
 
@@ -423,16 +427,21 @@ impl<N: Net> IscsiTransport<N> {
     /// The last task of a session has ended.
     pub(crate) fn session_gone(&mut self, key: Key<Session>) {
         self.held.retain(|h| h.session != key);
-        let lost: Vec<_> = self.tmfs.iter().filter(|(_, t)| t.session == key).map(|(k, _)| k).collect();
-        for tmf in lost {
-            self.tmfs.remove(tmf);
+        let Some(session) = self.sessions.remove(key) else { return };
+        // Most sessions end with neither, and to find them all rows are looked at.
+        if session.tmfs > 0 {
+            let lost: Vec<_> = self.tmfs.iter().filter(|(_, t)| t.session == key).map(|(k, _)| k).collect();
+            for tmf in lost {
+                self.tmfs.remove(tmf);
+            }
         }
         // Sinks, and nothing else: what the mid-level knew has ended.
-        let sinks: Vec<_> = self.tasks.iter().filter(|(_, t)| t.session == key).map(|(k, _)| k).collect();
-        for task in sinks {
-            self.tasks.remove(task);
+        if session.sinks > 0 {
+            let sinks: Vec<_> = self.tasks.iter().filter(|(_, t)| t.session == key).map(|(k, _)| k).collect();
+            for task in sinks {
+                self.tasks.remove(task);
+            }
         }
-        let Some(session) = self.sessions.remove(key) else { return };
         if let Some(nexus) = session.nexus
             && let Some(place) = self.nexuses.get_mut(usize::from(nexus.slot()))
             && place.is_some_and(|(id, _)| id == nexus)
@@ -531,104 +540,13 @@ impl<N: Net> IscsiTransport<N> {
         conn.stalled = Some(crate::conn::Stall { since: self.now, queued });
         self.net.pause(conn.id, true);
         self.stalled.push(conn.id);
-        self.wake_by(self.now.plus_ms(self.config.limits.send_stall_ms_max));
+        let ms = self.config.limits.send_stall_ms_max;
+        self.reminders.remind(conn, Later { since: self.now, ms });
     }
 
-    /// Timers are looked at then, at the latest.
+    /// What waits in a short list is looked at then, at the latest.
     pub(crate) fn wake_by(&mut self, at: Tick) {
-        self.sweep_at = self.sweep_at.min(at);
-    }
-
-    /// Timers: logins and logouts that take too long, silent peers, peers that take nothing, sinks.
-    fn sweep<M: Mid>(&mut self, mid: &mut M) {
-        let now = self.now;
-        let mut next = now.plus_ms(60_000);
-        for slot in 0..self.conns.len() {
-            let Some(id) = self.conns[slot].as_ref().map(|c| c.id) else { continue };
-            let Some(mut conn) = self.take_conn(id) else { continue };
-            let idle = self.like_idle(&mut conn, mid);
-            let due = self.sweep_conn(&mut conn, mid);
-            next = [idle, due].into_iter().flatten().fold(next, Tick::min);
-            self.put_conn(conn);
-        }
-        let mut overdue = Vec::new();
-        for (key, session) in self.sessions.iter() {
-            if let SessionState::LogoutAsked(until) = session.state {
-                if now >= until {
-                    overdue.push(key);
-                } else {
-                    next = next.min(until);
-                }
-            }
-        }
-        for key in overdue {
-            self.drop_session(key, mid);
-        }
-        while let Some(&(key, until)) = self.sinks.front() {
-            if until > now {
-                next = next.min(until);
-                break;
-            }
-            self.sinks.pop_front();
-            self.free_sink(key);
-        }
-        if let Some(at) = self.release_held() {
-            next = next.min(at);
-        }
-        self.sweep_at = next.max(now.plus_ms(SWEEP_MS));
-    }
-
-    fn sweep_conn<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Option<Tick> {
-        let now = self.now;
-        let limits = &self.config.limits;
-        let (interval, timeout, stall_ms) =
-            (limits.nop_in_interval_ms, limits.nop_in_timeout_ms, limits.send_stall_ms_max);
-        if let Some(until) = conn.deadline {
-            if now < until {
-                return Some(until);
-            }
-            self.counters.timeouts += 1;
-            if conn.logout.is_some() {
-                self.logout_failed(conn);
-            } else {
-                self.drop_conn(conn, mid);
-            }
-            return None;
-        }
-        if !matches!(conn.state, ConnState::Full) {
-            return None;
-        }
-        if let Some(stall) = &mut conn.stalled {
-            let queued = self.net.queued_bytes(conn.id);
-            if queued < stall.queued {
-                (stall.queued, stall.since) = (queued, now);
-            }
-            let until = stall.since.plus_ms(stall_ms);
-            if now >= until {
-                self.counters.timeouts += 1;
-                self.drop_conn(conn, mid);
-                return None;
-            }
-            return Some(until);
-        }
-        if let Some((_, since)) = conn.ping {
-            let until = since.max(conn.heard).plus_ms(timeout);
-            if now >= until {
-                self.counters.timeouts += 1;
-                self.drop_conn(conn, mid);
-                return None;
-            }
-            return Some(until);
-        }
-        if interval == 0 {
-            return None;
-        }
-        let due = conn.heard.plus_ms(interval);
-        if now < due {
-            return Some(due);
-        }
-        self.ping(conn);
-        Some(now.plus_ms(timeout))
+        self.reminders.look_by(at);
     }
 
     /// Asks an initiator to log out; its session is dropped if it does not.
@@ -641,7 +559,7 @@ impl<N: Net> IscsiTransport<N> {
         }
         session.state = SessionState::LogoutAsked(until);
         let connections = session.connections.clone();
-        self.wake_by(until);
+        self.reminders.ask(key, until);
         for id in connections {
             let Some(mut conn) = self.take_conn(id) else { continue };
             self.send_logout_request(&mut conn, wait);
@@ -704,8 +622,8 @@ impl<N: Net> Transport for IscsiTransport<N> {
         if !self.stalled.is_empty() {
             self.look_at_stalled(mid);
         }
-        if now >= self.sweep_at {
-            self.sweep(mid);
+        if self.reminders.is_due(now) {
+            done += self.look_at_timers(mid);
         }
         self.hear_self(mid);
         done
@@ -724,7 +642,8 @@ impl<N: Net> Transport for IscsiTransport<N> {
             }
             PortEffect::NexusGone { nexus } => {
                 // Its slot may have a new holder by now: a login of the same turn. The session itself knows its nexus.
-                let key = self.sessions.iter().find(|(_, s)| s.nexus == Some(nexus)).map(|(key, _)| key);
+                let find = || self.sessions.iter().find(|(_, s)| s.nexus == Some(nexus)).map(|(key, _)| key);
+                let key = self.session_of(nexus).or_else(find);
                 if let Some(key) = key {
                     self.session_gone(key);
                 }
