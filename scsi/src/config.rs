@@ -23,6 +23,8 @@ pub struct EngineConfig {
     pub transfer_bytes_max: u32,
     /// Tasks that a nexus may hold from the start.
     pub window_min: u32,
+    /// What transports ask for when a nexus begins; less is given when slots are scarce.
+    pub window_first: u32,
     /// Tasks that a nexus may earn.
     pub window_max: u32,
     /// Slots kept back for immediate commands, beyond what is promised to the nexuses.
@@ -45,6 +47,7 @@ impl EngineConfig {
             nexuses_max: 256,
             transfer_bytes_max: 1 << 20,
             window_min: 8,
+            window_first: 8,
             window_max: 128,
             immediate_share: 64,
             shares: 256,

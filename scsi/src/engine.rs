@@ -37,6 +37,8 @@ pub struct Engine {
     pub(crate) now: Tick,
     pub(crate) tasks: TaskTable,
     pub(crate) nexuses: Vec<Nexus>,
+    /// Slots of those that are gone.
+    pub(crate) nexuses_free: Vec<u16>,
     pub(crate) itls: Vec<Itl>,
     pub(crate) itls_free: Vec<u16>,
     pub(crate) lus: Vec<Option<Box<LuShard>>>,
@@ -82,6 +84,7 @@ impl Engine {
             fx: Effects::default(),
             now: Tick::ZERO,
             nexuses: Vec::new(),
+            nexuses_free: Vec::new(),
             itls: Vec::new(),
             itls_free: Vec::new(),
             lus: Vec::new(),

@@ -186,8 +186,8 @@ impl Engine {
             let name = NexusName::new(&transport_id(&info), &info.target_name, info.target_port);
             (Arc::from(info), name)
         };
-        let slot = match self.nexuses.iter().position(|n| !n.up) {
-            Some(slot) => slot,
+        let slot = match self.nexuses_free.pop() {
+            Some(slot) => usize::from(slot),
             None if self.nexuses.len() < usize::from(self.cfg.nexuses_max) => {
                 self.nexuses.push(Nexus {
                     live: 0,
@@ -259,15 +259,23 @@ impl Engine {
     }
 
     /// Slots promised: the start window at once, more as long as the table has room beyond what is promised to
-    /// others, kept for immediate commands, and kept for the start windows of nexuses that may still come. What
-    /// was granted stays granted until the nexus ends.
+    /// others, kept for immediate commands, and kept for the start windows of nexuses that may still come. Of the first
+    /// window that its transport asks for, a nexus that has sent nothing yet gets the less the scarcer they are: many who
+    /// idle leave some to those who work. What was granted stays granted until the nexus ends.
     pub(crate) fn nexus_grant(&mut self, id: NexusId, wanted: u32) -> u32 {
         let Some(slot) = self.nexus_slot(id) else { return 0 };
-        let up = self.nexuses.iter().filter(|n| n.up).count() as u32;
+        let up = (self.nexuses.len() - self.nexuses_free.len()) as u32;
         let to_come = u32::from(self.cfg.nexuses_max).saturating_sub(up) * self.cfg.window_min;
         let kept = self.cfg.immediate_share + self.granted + to_come;
         let room = self.tasks.capacity().saturating_sub(kept);
         let nexus = &mut self.nexuses[usize::from(slot)];
+        let wanted = match nexus.stats.commands {
+            // All of it while half of the table is left, a half of it while a quarter is, and so on.
+            0 if wanted <= self.cfg.window_first => {
+                wanted >> (self.tasks.capacity() / (2 * room + 1)).checked_ilog2().map_or(0, |n| n + 1)
+            }
+            _ => wanted,
+        };
         let more = wanted.min(self.cfg.window_max).saturating_sub(nexus.granted).min(room);
         // Slots that it already uses beyond its old promise are within the new one.
         let used = nexus.tasks.saturating_sub(nexus.granted).min(more);
@@ -359,8 +367,11 @@ impl Engine {
         self.nexuses[usize::from(slot)].lost = true;
         self.nexuses[usize::from(slot)].live = 0;
         self.forget_tmfs(slot);
-        for task in self.tasks_of(slot) {
-            self.abort(task, AbortCause::NexusLoss, false);
+        // Most have none, and to find that out all rows would be looked at.
+        if self.nexuses[usize::from(slot)].tasks > 0 {
+            for task in self.tasks_of(slot) {
+                self.abort(task, AbortCause::NexusLoss, false);
+            }
         }
         self.nexus_idle(slot);
     }
@@ -411,6 +422,7 @@ impl Engine {
         let nexus = &mut self.nexuses[usize::from(slot)];
         debug_assert!(nexus.tasks == 0);
         nexus.up = false;
+        self.nexuses_free.push(slot);
         self.granted -= nexus.granted;
         self.promised -= nexus.granted;
         nexus.granted = 0;

@@ -6,13 +6,17 @@ use spindle_net::TcpConfig;
 use spindle_reactor::CoreId;
 use spindle_scsi::EngineConfig;
 
-/// Task slots of a core. Half of them are kept for the first windows (8) of all nexuses that may come; what remains is
-/// for windows to grow into: 67 sessions at 128 commands.
-const TASKS_PER_CORE: u32 = 16_384;
-/// I_T nexuses of a core: sessions that lead to a target.
-const NEXUSES_PER_CORE: u16 = 1_024;
-/// Sessions of a core, discovery sessions included; also its connections.
-const SESSIONS_PER_CORE: u32 = 4_096;
+/// Task slots of a core. Each session that may come is sure of one; what remains is for windows: while half of all slots
+/// is left, 8 at first and up to 128 for who uses them; when fewer are left, fewer at first.
+const TASKS_PER_CORE: u32 = 32_768;
+/// Sessions of a core, discovery sessions included; also its connections. On machines with little memory fewer, but no
+/// fewer than the second figure: each session may come to keep [`IscsiLimits::unsolicited_reserve_bytes`].
+const SESSIONS_PER_CORE: [u32; 2] = [12_288, 4_096];
+/// Of the memory available, what sessions may come to keep: one part in so many.
+const SESSIONS_PART: u64 = 8;
+/// Of the sessions, those that lead to a target (I_T nexuses): 10,240, or 3,413. The rest is for discovery, and for
+/// logins that take the place of a session that is ending.
+const NEXUSES_OF_SESSIONS: [u32; 2] = [5, 6];
 /// Messages a lane between two cores holds before its overflow queue is used.
 pub const LANE_DEPTH: usize = 1_024;
 /// Task slots kept back for immediate commands.
@@ -33,8 +37,8 @@ pub struct Limits {
     pub arena_bytes_max: u64,
     /// Of it, each core's pool.
     pub pool_bytes: u64,
-    /// Connections of each core.
-    pub connections_max: u32,
+    /// Sessions of each core, and connections.
+    pub sessions_max: u32,
 }
 
 /// One term of the sum.
@@ -62,7 +66,10 @@ impl Limits {
                 show(pools + (1 << 20))
             ));
         }
-        Ok(Limits { cores, arena_bytes_max: arena, pool_bytes, connections_max: SESSIONS_PER_CORE })
+        let each = u64::from(IscsiLimits::default().unsolicited_reserve_bytes) * u64::from(cores.max(1));
+        let [most, least] = SESSIONS_PER_CORE;
+        let sessions_max = (available / SESSIONS_PART / each).clamp(u64::from(least), u64::from(most)) as u32;
+        Ok(Limits { cores, arena_bytes_max: arena, pool_bytes, sessions_max })
     }
 
     /// What the process may come to use, term by term.
@@ -83,11 +90,19 @@ impl Limits {
         ]
     }
 
+    /// Sessions of each core that lead to a target.
+    pub fn nexuses_max(&self) -> u16 {
+        let [part, whole] = NEXUSES_OF_SESSIONS;
+        u16::try_from(self.sessions_max * part / whole).expect("a core has fewer than 65,536 sessions")
+    }
+
     /// The engine's share.
     pub fn engine(&self, core: CoreId) -> EngineConfig {
         EngineConfig {
             tasks_max: TASKS_PER_CORE,
-            nexuses_max: NEXUSES_PER_CORE,
+            nexuses_max: self.nexuses_max(),
+            window_min: 1,
+            window_first: self.iscsi().window_first,
             transfer_bytes_max: 4 << 20,
             immediate_share: IMMEDIATE_SHARE,
             shares: UNITS_MAX,
@@ -104,12 +119,12 @@ impl Limits {
 
     /// iSCSI's.
     pub fn iscsi(&self) -> IscsiLimits {
-        IscsiLimits { sessions_max: SESSIONS_PER_CORE, tasks_max: TASKS_PER_CORE, ..IscsiLimits::default() }
+        IscsiLimits { sessions_max: self.sessions_max, tasks_max: TASKS_PER_CORE, ..IscsiLimits::default() }
     }
 
     /// Kernel TCP's.
     pub fn tcp(&self) -> TcpConfig {
-        TcpConfig { connections_max: self.connections_max, ..TcpConfig::default() }
+        TcpConfig { connections_max: self.sessions_max, ..TcpConfig::default() }
     }
 }
 
@@ -145,11 +160,23 @@ mod tests {
     }
 
     #[test]
-    fn windows_have_room_to_grow_beside_what_is_kept_for_sessions_to_come() {
-        let engine = Limits::new(1, 64 << 20, Some(1 << 30), 0).unwrap().engine(CoreId(0));
+    fn every_session_that_may_come_finds_a_slot_and_windows_have_room_to_grow_beside() {
+        let limits = Limits::new(1, 64 << 20, Some(1 << 30), 64 << 30).unwrap();
+        assert!(limits.nexuses_max() >= 10_000 && u32::from(limits.nexuses_max()) < limits.sessions_max);
+        let engine = limits.engine(CoreId(0));
         let kept = u32::from(engine.nexuses_max) * engine.window_min + engine.immediate_share;
-        // 32 sessions at their largest window, or a lonely one could not have more than its first.
-        assert!(engine.tasks_max >= kept + 32 * engine.window_max, "{engine:?}");
+        // 128 sessions at their largest window, beside one command for each that may come.
+        assert!(engine.tasks_max >= kept + 128 * engine.window_max, "{engine:?}");
+    }
+
+    #[test]
+    fn machines_with_little_memory_have_fewer_sessions() {
+        let sessions =
+            |cores, gib: u64| Limits::new(cores, 8 << 20, Some(1 << 30), gib << 30).unwrap().sessions_max;
+        assert_eq!(
+            [sessions(1, 1), sessions(1, 4), sessions(1, 6), sessions(2, 6)],
+            [4096, 8192, 12_288, 6144]
+        );
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Running {
 fn raise_limits(limits: &Limits) {
     let _ = limit::raise_locked_bytes();
     let files = limit::raise_open_files().unwrap_or_else(|_| limit::open_files().soft);
-    let wanted = u64::from(limits.connections_max) * u64::from(limits.cores);
+    let wanted = u64::from(limits.sessions_max) * u64::from(limits.cores);
     if let Some(files) = files.filter(|n| *n < wanted) {
         tracing::warn!(
             "{files} open files are allowed, so fewer connections than {wanted}: raise `ulimit -Hn`"

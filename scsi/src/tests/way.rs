@@ -179,6 +179,37 @@ fn a_pool_of_four_serves_everybody_in_turn() {
 }
 
 #[test]
+fn first_windows_shrink_as_slots_become_scarce_and_those_who_work_still_grow() {
+    let arena = Arena::new(ArenaConfig::plain(1 << 20, 1 << 20)).unwrap();
+    let vectors = PoolConfig { vectors: [1, 0, 0, 0, 0, 0], ..PoolConfig::default() };
+    let cfg = EngineConfig {
+        tasks_max: 1024,
+        nexuses_max: 300,
+        window_min: 1,
+        immediate_share: 0,
+        ..EngineConfig::new(CoreId(0), 1)
+    };
+    let mut engine = Engine::new(cfg, SgvPool::new(CoreId(0), arena, &vectors).unwrap());
+    let mut begin = |n: u8| {
+        let id = engine.nexus_up(Box::new(nexus_info(n))).unwrap();
+        (id, engine.grant(id, 8))
+    };
+    let windows: Vec<(NexusId, u32)> = (0..300).map(|n| begin(n as u8)).collect();
+    let sizes: Vec<u32> = windows.iter().map(|(_, window)| *window).collect();
+    assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    assert_eq!((sizes[30], sizes[31], sizes[299]), (8, 4, 1));
+    assert_eq!(engine.nexus_up(Box::new(nexus_info(0))), Err(spindle_scsi_port::Refusal::NoRoom));
+    // One that has sent a command grows out of what is left.
+    let (last, _) = windows[299];
+    engine.nexuses[299].stats.commands = 1;
+    assert_eq!(engine.grant(last, 64), 64);
+    // The slot of one that has gone is the next one's.
+    engine.nexus_lost(last);
+    let next = engine.nexus_up(Box::new(nexus_info(9))).unwrap();
+    assert_eq!((next.slot(), engine.grant(next, 8)), (299, 1));
+}
+
+#[test]
 fn within_its_grant_a_nexus_always_finds_a_slot() {
     let mut w = World::new(1);
     let (a, b) = (w.nexus(0, 1), w.nexus(0, 2));

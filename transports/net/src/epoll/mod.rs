@@ -56,7 +56,7 @@ impl Default for TcpConfig {
             keepalive_interval_s: 5,
             user_timeout_ms: 30_000,
             linger_ms: 1_000,
-            backlog: 1_024,
+            backlog: 4_096,
         }
     }
 }
