@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""An idle target sleeps: under 1 % of a core, and the first read after ten idle seconds is as quick as a busy one's."""
+"""An idle target sleeps: under 1 % of a core, and the first read after ten idle seconds is as quick as a busy one's.
+What wakes it is counted, with no session and with a thousand: nothing but pings, those of many sessions together."""
 
 import contextlib
 import os
@@ -11,11 +12,14 @@ import sys
 import tempfile
 import time
 
+from crowd import Crowd
 from initiator import Session
 from target import demo
 
 IDLE_SECONDS = 10
 TARGETS = 4
+# Sessions that do nothing, and a little more than their pings are apart.
+CROWD, CROWD_SECONDS = 1000, 18
 
 
 def cpu_seconds(pid):
@@ -57,7 +61,47 @@ class Echo:
         self.peer.close()
 
 
+def switches(pid):
+    """How often all threads of a process have gone to sleep."""
+    rows = (task / "status" for task in pathlib.Path(f"/proc/{pid}/task").iterdir())
+    lines = (line for row in rows for line in row.read_text().splitlines())
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+def counted(target):
+    """Sleeps of its reactors; of these, those that something ended before their time; sleeps of all threads."""
+    pid, rows = target.process.pid, target.call("framework_get_reactors")["reactors"]
+    return sum(r["sleeps"] for r in rows), sum(r["wakes"] for r in rows), switches(pid)
+
+
+def sleeps():
+    """An idle target without sessions, and one with a thousand, over a time in which each session is pinged."""
+    with contextlib.ExitStack() as stack:
+        targets = []
+        for _ in range(2):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spindle-idle-"))
+            targets.append(stack.enter_context(demo("--size", "64M", "--memory", "256M", "--cores", "0", folder=folder)))
+        empty, full = targets
+        crowd = stack.enter_context(Crowd(full.url, CROWD))
+        time.sleep(1)
+        pings, before = crowd.pings, [counted(t) for t in targets]
+        time.sleep(CROWD_SECONDS)
+        (nothing, _, threads), (slept, woken, all_threads) = (
+            [a - b for a, b in zip(counted(t), was)] for t, was in zip(targets, before))
+        pings = crowd.pings - pings
+        # Two calls of ours are in it: a client's thread comes and goes with each.
+        assert nothing <= 2 and threads <= 12, f"without sessions: {nothing} sleeps, {threads} of all threads"
+        assert pings >= CROWD, f"only {pings} of {CROWD} sessions were asked whether they are there"
+        by_itself = (slept - woken) / CROWD_SECONDS
+        assert by_itself < 2, f"{CROWD} idle sessions: the clock wakes the target {by_itself:.1f} times a second"
+        assert woken <= pings + 2 and all_threads <= slept + 12, f"{woken} wake-ups for {pings} answers, {all_threads} in all"
+        assert len(full.call("iscsi_get_connections")) == CROWD
+        print(f"without sessions {nothing} sleeps in {CROWD_SECONDS} s; with {CROWD}: {by_itself:.1f} a second by the clock, "
+              f"{woken / CROWD_SECONDS:.1f} by the answers to {pings} pings")
+
+
 def main():
+    sleeps()
     echoes = [Echo() for _ in range(TARGETS)]
     echo_busy = [statistics.median(e.timed() for _ in range(500)) for e in echoes]
     with contextlib.ExitStack() as stack:

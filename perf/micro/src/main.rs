@@ -80,6 +80,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Idle sessions and units may not be noticed; what is left are the odd longer search and the table that grew.
+const TWIN_RATIO_MAX: f64 = 1.01;
+
 fn check(
     only: &[Scenario],
     budget: &Path,
@@ -111,6 +114,12 @@ fn check(
         }
         if most.is_some_and(|most| each > f64::from(most)) {
             over.push(format!("{} takes {each:.0}", scenario.name()));
+        }
+        if let Some(twin) = scenario.twin() {
+            let alone = callgrind::profile(twin, None)?.per_command();
+            if each > alone * TWIN_RATIO_MAX {
+                over.push(format!("{} takes {each:.0}, and {} {alone:.0}", scenario.name(), twin.name()));
+            }
         }
     }
     ensure!(over.is_empty(), "over budget: {}", over.join(", "));

@@ -11,10 +11,9 @@ use spindle_mem::{Sgv, SgvPool};
 use spindle_net::{Body, Close, CloseReason, ConnId, ListenerId, Net, NetError, NetEvent};
 use spindle_reactor::{Tick, WakeSet};
 
-const CONN: ConnId = ConnId(0);
-
-/// A network of one connection.
+/// A network whose last connection speaks; those before it have fallen silent.
 pub struct QuietNet {
+    conn: ConnId,
     /// What the peer said and the target has not read.
     pub inbound: Vec<u8>,
     at: usize,
@@ -26,13 +25,14 @@ pub struct QuietNet {
     pub move_payload: bool,
     bodies: Vec<NetEvent<()>>,
     landing: Option<(Sgv, Range<u32>)>,
-    attached: bool,
+    attached: u32,
 }
 
 impl QuietNet {
     /// Nothing connected yet.
     pub fn new() -> Self {
         Self {
+            conn: ConnId(0),
             inbound: Vec::with_capacity(1 << 20),
             at: 0,
             outbound: Vec::with_capacity(1 << 20),
@@ -40,7 +40,7 @@ impl QuietNet {
             move_payload: false,
             bodies: Vec::with_capacity(1024),
             landing: None,
-            attached: false,
+            attached: 0,
         }
     }
 
@@ -74,8 +74,9 @@ impl Net for QuietNet {
     fn unlisten(&mut self, _: ListenerId) {}
 
     fn attach(&mut self, (): (), _: Tick) -> Result<ConnId, NetError> {
-        assert!(!std::mem::replace(&mut self.attached, true), "this network has one connection");
-        Ok(CONN)
+        self.conn = ConnId(self.attached);
+        self.attached += 1;
+        Ok(self.conn)
     }
 
     #[inline(never)]
@@ -86,10 +87,10 @@ impl Net for QuietNet {
             if self.fill()
                 && let Some((buf, _)) = self.landing.take()
             {
-                out.push(NetEvent::Landed { conn: CONN, buf });
+                out.push(NetEvent::Landed { conn: self.conn, buf });
             }
         } else if self.at < self.inbound.len() {
-            out.push(NetEvent::Readable(CONN));
+            out.push(NetEvent::Readable(self.conn));
         }
         (out.len() - before) as u32
     }

@@ -15,6 +15,12 @@ pub enum Scenario {
     ReadNull,
     /// WRITE with immediate data to the null device
     WriteNull,
+    /// READ from the null device beside 1,000 sessions and 1,000 units that are idle
+    ReadNullCrowd,
+    /// WRITE beside them
+    WriteNullCrowd,
+    /// READ beside them, one in a turn
+    ReadNullAloneCrowd,
     /// READ, one in a turn
     ReadNullAlone,
     /// WRITE, one in a turn
@@ -66,6 +72,9 @@ impl Scenario {
         match self {
             Self::ReadNull => "read-null",
             Self::WriteNull => "write-null",
+            Self::ReadNullCrowd => "read-null-crowd",
+            Self::WriteNullCrowd => "write-null-crowd",
+            Self::ReadNullAloneCrowd => "read-null-alone-crowd",
             Self::ReadNullAlone => "read-null-alone",
             Self::WriteNullAlone => "write-null-alone",
             Self::WriteNullSolicited => "write-null-solicited",
@@ -88,10 +97,24 @@ impl Scenario {
         }
     }
 
+    /// What it may cost no more than: the same without a crowd of idle ones.
+    pub fn twin(self) -> Option<Scenario> {
+        match self {
+            Self::ReadNullCrowd => Some(Self::ReadNull),
+            Self::WriteNullCrowd => Some(Self::WriteNull),
+            Self::ReadNullAloneCrowd => Some(Self::ReadNullAlone),
+            _ => None,
+        }
+    }
+
     /// Does it.
     pub fn run(self, count: u32) -> Result<()> {
-        let drive = |disk, digests, ask, batch| World::new(disk, digests)?.run(ask, count, batch);
+        let drive = |disk, digests, ask, batch| World::new(disk, digests, 0)?.run(ask, count, batch);
+        let crowd = |ask, batch| World::new(Disk::Null, false, 1000)?.run(ask, count, batch);
         match self {
+            Self::ReadNullCrowd => crowd(Ask::Read, 32),
+            Self::WriteNullCrowd => crowd(Ask::Write, 32),
+            Self::ReadNullAloneCrowd => crowd(Ask::Read, 1),
             Self::ReadNull => drive(Disk::Null, false, Ask::Read, 32),
             Self::WriteNull => drive(Disk::Null, false, Ask::Write, 32),
             Self::ReadNullAlone => drive(Disk::Null, false, Ask::Read, 1),

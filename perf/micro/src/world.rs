@@ -17,7 +17,7 @@ use spindle_iscsi_wire::{
 };
 use spindle_mem::SgvPool;
 use spindle_reactor::{CoreId, Mailbox, Mesh, Tick};
-use spindle_scsi::{Engine, LuId};
+use spindle_scsi::{Engine, LuId, LuSpec};
 
 use crate::device::{BLOCK, BYTES, Disk, Places, arena, unit};
 use crate::quiet_net::QuietNet;
@@ -59,27 +59,29 @@ fn measured_turn(core: &mut Core<QuietNet>, now: Tick, mail: &mut Mail) -> u32 {
 }
 
 impl World {
-    /// A core as the product makes it, with a unit at LUN 0 and a session.
-    pub fn new(disk: Disk, digests: bool) -> Result<Self> {
+    /// A core as the product makes it, with a unit at LUN 0 and a session; beside them `idle` other sessions and units
+    /// that nobody uses.
+    pub fn new(disk: Disk, digests: bool, idle: u16) -> Result<Self> {
         let id = CoreId(0);
         let limits = Limits::new(1, 16 << 20, Some(64 << 20), 1 << 30).map_err(anyhow::Error::msg)?;
         let arena = arena(limits.arena_bytes_max)?;
         let bdev = disk.open(&arena)?;
-        let pool = SgvPool::new(id, arena, &limits.pool())?;
+        let pool = SgvPool::new(id, arena.clone(), &limits.pool())?;
         let engine = Engine::new(limits.engine(id), pool);
         let portal = "127.0.0.1:3260".parse()?;
         let config = IscsiConfig { limits: limits.iscsi(), ..IscsiConfig::open_target(TARGET, portal) };
         let iscsi = IscsiTransport::new(QuietNet::new(), id, 1, Arc::new(config));
         let mut core = Core::new(id, 1, engine, iscsi);
-        let bound = bdev.prepare(id)?.bind(&mut core.env())?;
-        core.channels.open(ChannelId(0), bound);
-        core.engine.open_lu(unit(bdev.info()));
+        for n in 0..=idle {
+            let bdev = if n == 0 { &bdev } else { &Disk::Null.open(&arena)? };
+            let bound = bdev.prepare(id)?.bind(&mut core.env())?;
+            core.channels.open(ChannelId(n), bound);
+            let (lu, channel) = (LuId(n.into()), ChannelId(n));
+            core.engine.open_lu(LuSpec { lu, channel, ..unit(bdev.info()) });
+        }
         core.engine.set_lun_map(1, &[(0, LuId(0), false)]);
         let mail = Mesh::new(1, 64).pop().context("a mesh of one core")?;
         let now = Tick(1_000_000_000);
-        if core.iscsi.adopt((), 1, "127.0.0.1:50000".parse()?, portal, now).is_err() {
-            bail!("the connection was not taken");
-        }
         let mut world = Self {
             core,
             mail,
@@ -91,7 +93,15 @@ impl World {
             places: Places::default(),
             line: Vec::new(),
         };
-        world.log_in(digests)?;
+        // The one that is measured comes last: it speaks.
+        for n in 0..=idle {
+            let peer = "127.0.0.1:50000".parse()?;
+            if world.core.iscsi.adopt((), 1, peer, portal, world.now).is_err() {
+                bail!("the connection was not taken");
+            }
+            world.log_in(&format!("iqn.2026-01.org.example:me-{n}"), digests)?;
+        }
+        ensure!(world.core.iscsi.session_count() == usize::from(idle) + 1, "a session is missing");
         Ok(world)
     }
 
@@ -104,8 +114,8 @@ impl World {
         self.core.turn(self.now, &mut self.mail);
     }
 
-    fn log_in(&mut self, digests: bool) -> Result<()> {
-        let mut config = Config::normal("iqn.2026-01.org.example:me", TARGET);
+    fn log_in(&mut self, name: &str, digests: bool) -> Result<()> {
+        let mut config = Config::normal(name, TARGET);
         if digests {
             config.offers = config.offers.with("HeaderDigest", "CRC32C").with("DataDigest", "CRC32C");
         }
@@ -309,7 +319,7 @@ mod tests {
         for disk in [Disk::Null, Disk::Ram] {
             for digests in [false, true] {
                 for ask in [Ask::Read, Ask::Write, Ask::WriteSolicited, Ask::Nothing] {
-                    let mut world = World::new(disk, digests).unwrap();
+                    let mut world = World::new(disk, digests, 0).unwrap();
                     world.run(ask, 100, 8).unwrap_or_else(|e| panic!("{disk:?} {digests} {ask:?}: {e:#}"));
                     world.run(ask, 70, 32).unwrap();
                 }
