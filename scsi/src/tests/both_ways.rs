@@ -140,7 +140,8 @@ fn other() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     caching[..3].copy_from_slice(&[0x08, 0x12, 0]);
     let mut cached = caching.clone();
     cached[2] = 4;
-    let control = |swp: u8| vec![0x0A, 0x0A, 0x22, 0x10, swp, 0, 0, 0, 0, 0, 0, 0];
+    // SWP in byte 4, TAS in byte 5.
+    let control = |swp: u8, tas: u8| vec![0x0A, 0x0A, 0x22, 0x10, swp, tas, 0, 0, 0, 0, 0, 0];
     let both = [blocks(0, 1), blocks(9, 1)].concat();
     prop_oneof![
         Just((TUR.to_vec(), Vec::new())),
@@ -149,8 +150,9 @@ fn other() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         Just((vec![0x12, 0, 0, 0, 96, 0], Vec::new())),
         Just(modes(caching)),
         Just(modes(cached)),
-        Just(modes(control(0x08))),
-        Just(modes(control(0x00))),
+        Just(modes(control(0x08, 0))),
+        Just(modes(control(0, 0x40))),
+        Just(modes(control(0, 0))),
         Just((vec![0x16, 0, 0, 0, 0, 0], Vec::new())),
         Just((vec![0x17, 0, 0, 0, 0, 0], Vec::new())),
         (1..4u64).prop_map(|key| (persistent_out(6, 0), pr_list(0, key))),
@@ -184,7 +186,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (op, error).prop_map(|fail| Step::Fail(Some(fail))),
         8 => Just(Step::Fail(None)),
         4 => (0..2usize, function).prop_map(|(who, function)| Step::Manage(who, function)),
-        1 => (0..2usize).prop_map(Step::Lose),
+        3 => (0..2usize).prop_map(Step::Lose),
         3 => map.prop_map(Step::Map),
         2 => (0..3u64).prop_map(|n| Step::Resize(DISK_BLOCKS - 8 * n)),
         1 => Just(Step::Shrink(32)),

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod epoll;
+pub mod inbox;
 pub mod net;
 
 pub use epoll::{EpollNet, TcpConfig, TcpSocket};

@@ -1,7 +1,8 @@
 //! The simulated network: [`SimNet`] behind the seam `Net`, and the wires it hangs on.
 //!
 //! `SimNet` keeps the contract that kernel TCP keeps (`spindle_net::epoll`): level-triggered reports, landing
-//! before staging, bodies given back when their bytes are out, and everything given back before `Closed`. What
+//! before staging, bodies given back when their bytes are out, and everything given back before `Closed`. What comes
+//! in goes through the same [`Inbox`], so that what is received ahead is found, or not, as there. What
 //! the seed adds: where streams are split, how little fits into a buffer, when a connection dies.
 
 mod fabric;
@@ -13,19 +14,16 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 
 use spindle_mem::{Sgv, SgvPool, SgvRef};
+use spindle_net::inbox::{Inbox, Read, Received, StagingPool};
 use spindle_net::{Body, Close, CloseReason, ConnId, ListenerId, Net, NetError, NetEvent};
 use spindle_reactor::{Tick, WakeSet};
 
 pub use fabric::{Fabric, Got, PipeId, Profile, SharedFabric, Way, lock};
 
-/// Staged bytes of one connection.
-const STAGING_BYTES: usize = 64 * 1024;
 /// Queued bytes at which a connection is sent from before the turn ends.
 const EARLY_FLUSH_BYTES: usize = 64 * 1024;
 /// How long an orderly close may take.
 const LINGER_MS: u64 = 1_000;
-/// Bytes read ahead until the owner says otherwise.
-const READ_AHEAD: usize = 16 * 1024;
 
 /// The descriptor a core names to be woken by its network. Not a real one: the simulation compares numbers.
 pub const fn wake_fd(core: usize) -> RawFd {
@@ -44,6 +42,7 @@ pub struct SimNet {
     free: Vec<usize>,
     pending: Vec<NetEvent<SimSocket>>,
     connections_max: u32,
+    staging: StagingPool,
     copied: u64,
     now: Tick,
 }
@@ -55,22 +54,13 @@ struct Slot {
 
 struct Conn {
     pipe: PipeId,
-    staged: Vec<u8>,
-    landing: Option<Landing>,
-    spares: Vec<Sgv>,
+    inbox: Inbox,
     tx: VecDeque<Item>,
     sent: usize,
     queued: usize,
-    read_ahead: usize,
     paused: bool,
     closing: Option<Tick>,
     fin_sent: bool,
-}
-
-struct Landing {
-    buf: Sgv,
-    next: u32,
-    end: u32,
 }
 
 struct Item {
@@ -106,6 +96,7 @@ impl SimNet {
             free: Vec::new(),
             pending: Vec::new(),
             connections_max,
+            staging: StagingPool::new(connections_max),
             copied: 0,
             now: Tick::ZERO,
         }
@@ -138,11 +129,11 @@ impl SimNet {
                 self.pending.push(NetEvent::Released { conn: id, body });
             }
         }
-        for buf in conn.spares.drain(..) {
-            self.pending.push(NetEvent::Spare { conn: id, buf });
+        if let Some((buf, _)) = conn.inbox.unland() {
+            self.pending.push(NetEvent::Landed { conn: id, buf });
         }
-        if let Some(landing) = conn.landing.take() {
-            self.pending.push(NetEvent::Landed { conn: id, buf: landing.buf });
+        for buf in conn.inbox.give_up(&mut self.staging) {
+            self.pending.push(NetEvent::Spare { conn: id, buf });
         }
         self.pending.push(NetEvent::Closed { conn: id, reason });
         let mut fabric = lock(&self.fabric);
@@ -154,48 +145,45 @@ impl SimNet {
 
     /// One read of a connection, as `readv` would do it.
     fn receive(&mut self, id: ConnId, out: &mut Vec<NetEvent<SimSocket>>) {
-        let Some(conn) = self.conn(id) else { return };
-        let (pipe, paused) = (conn.pipe, conn.paused);
-        if paused {
+        let Some(slot) = self.conns.get_mut(id.slot()).filter(|s| s.generation == id.0 >> 20) else { return };
+        let Some(conn) = slot.conn.as_mut() else { return };
+        let (pipe, closing) = (conn.pipe, conn.closing.is_some());
+        if conn.paused {
             return;
         }
         let fabric = self.fabric.clone();
-        let got = lock(&fabric).readable(pipe, Way::Up);
-        let Some(conn) = self.conn_mut(id) else { return };
-        match got {
-            Got::Nothing => {}
-            Got::End if conn.closing.is_some() => self.end(id, CloseReason::Local),
-            Got::End => self.end(id, CloseReason::PeerClosed),
-            Got::Reset => self.end(id, CloseReason::Failed(104)),
-            Got::Bytes(n) if conn.closing.is_some() => {
-                let mut sink = vec![0; n];
-                lock(&fabric).take(pipe, Way::Up, &mut sink);
-            }
-            Got::Bytes(mut n) => {
-                let mut landed = None;
-                if let Some(landing) = conn.landing.as_mut() {
-                    let part = n.min((landing.end - landing.next) as usize);
-                    let mut bytes = vec![0; part];
-                    lock(&fabric).take(pipe, Way::Up, &mut bytes);
-                    landing.buf.copy_from(landing.next, &bytes);
-                    landing.next += part as u32;
-                    n -= part;
-                    if landing.next == landing.end {
-                        landed = conn.landing.take();
+        if closing {
+            let got = lock(&fabric).readable(pipe, Way::Up);
+            return match got {
+                Got::Nothing => {}
+                Got::Bytes(n) => lock(&fabric).take(pipe, Way::Up, &mut vec![0; n]),
+                Got::End => self.end(id, CloseReason::Local),
+                Got::Reset => self.end(id, CloseReason::Failed(104)),
+            };
+        }
+        let received = conn.inbox.receive(&mut self.staging, |slices| {
+            let mut fabric = lock(&fabric);
+            match fabric.readable(pipe, Way::Up) {
+                Got::Nothing => Read::Nothing,
+                Got::End => Read::End(CloseReason::PeerClosed),
+                Got::Reset => Read::End(CloseReason::Failed(104)),
+                Got::Bytes(n) => {
+                    let mut left = n;
+                    for slice in slices {
+                        let part = left.min(slice.len());
+                        fabric.take(pipe, Way::Up, &mut slice[..part]);
+                        left -= part;
                     }
+                    Read::Bytes(n - left)
                 }
-                let len = conn.staged.len();
-                let room = conn.read_ahead.min(STAGING_BYTES - len);
-                let n = n.min(room);
-                conn.staged.resize(len + n, 0);
-                lock(&fabric).take(pipe, Way::Up, &mut conn.staged[len..]);
-                let readable = !conn.staged.is_empty() && conn.landing.is_none() && n > 0;
-                if let Some(landing) = landed {
-                    out.push(NetEvent::Landed { conn: id, buf: landing.buf });
-                    if !self.conn(id).is_some_and(|c| c.staged.is_empty()) {
-                        out.push(NetEvent::Readable(id));
-                    }
-                } else if readable {
+            }
+        });
+        match received {
+            Received::Nothing => {}
+            Received::End(reason) => self.end(id, reason),
+            Received::Some { landed, readable } => {
+                out.extend(landed.map(|buf| NetEvent::Landed { conn: id, buf }));
+                if readable {
                     out.push(NetEvent::Readable(id));
                 }
             }
@@ -234,8 +222,7 @@ impl SimNet {
         if !conn.tx.is_empty() && fabric.room(conn.pipe, Way::Down) > 0 {
             return true;
         }
-        let full = conn.landing.is_none() && conn.staged.len() >= STAGING_BYTES;
-        !conn.paused && !full && fabric.has_input(conn.pipe, Way::Up)
+        !conn.paused && !conn.inbox.is_full() && fabric.has_input(conn.pipe, Way::Up)
     }
 }
 
@@ -263,13 +250,10 @@ impl Net for SimNet {
         lock(&self.fabric).attach(socket.0, self.core);
         self.conns[slot].conn = Some(Conn {
             pipe: socket.0,
-            staged: Vec::new(),
-            landing: None,
-            spares: Vec::new(),
+            inbox: Inbox::default(),
             tx: VecDeque::new(),
             sent: 0,
             queued: 0,
-            read_ahead: READ_AHEAD,
             paused: false,
             closing: None,
             fin_sent: false,
@@ -317,27 +301,32 @@ impl Net for SimNet {
     }
 
     fn bytes(&self, conn: ConnId) -> &[u8] {
-        match self.conn(conn) {
-            Some(c) if c.landing.is_none() => &c.staged,
-            _ => &[],
-        }
+        self.conn(conn).map_or(&[], |c| c.inbox.bytes())
     }
 
     fn consume(&mut self, conn: ConnId, n: u32) {
         let core = self.core;
         let Some(c) = self.conn_mut(conn) else { return };
-        assert!(n as usize <= c.staged.len(), "consumed {n} of {} staged bytes", c.staged.len());
-        c.staged.drain(..n as usize);
+        c.inbox.consume(n as usize);
         lock(&self.fabric).mark(core);
     }
 
     fn read_more(&mut self, conn: ConnId) -> bool {
-        let mut out = Vec::new();
+        let Some(c) = self.conn_mut(conn).filter(|c| !c.inbox.is_landing()) else { return false };
+        if let Some(copied) = c.inbox.unfold() {
+            self.copied += copied as u64;
+            return true;
+        }
+        if !c.inbox.may_have_more() {
+            return false;
+        }
+        let mut out = std::mem::take(&mut self.pending);
         self.receive(conn, &mut out);
+        // Whoever asks knows that there is something to read.
+        let came = out.pop_if(|event| matches!(event, NetEvent::Readable(id) if *id == conn)).is_some();
         out.append(&mut self.pending);
-        let came = !out.is_empty();
         self.pending = out;
-        if came {
+        if !self.pending.is_empty() {
             lock(&self.fabric).mark(self.core);
         }
         came
@@ -345,51 +334,40 @@ impl Net for SimNet {
 
     fn read_ahead(&mut self, conn: ConnId, bytes_max: u32) {
         if let Some(c) = self.conn_mut(conn) {
-            c.read_ahead = bytes_max as usize;
+            c.inbox.read_ahead(bytes_max);
+        }
+    }
+
+    fn expect(&mut self, conn: ConnId, gap: u32) {
+        if let Some(c) = self.conn_mut(conn) {
+            c.inbox.expect(gap);
         }
     }
 
     fn lend(&mut self, conn: ConnId, buf: Sgv) -> Option<Sgv> {
         let Some(c) = self.conn_mut(conn) else { return Some(buf) };
-        c.spares.push(buf);
+        c.inbox.lend(buf);
         None
     }
 
     fn take_spare(&mut self, conn: ConnId) -> Option<Sgv> {
-        self.conn_mut(conn)?.spares.pop()
+        self.conn_mut(conn)?.inbox.take_spare()
     }
 
-    fn land(&mut self, conn: ConnId, mut buf: Sgv, range: Range<u32>) -> Option<Sgv> {
-        let Some(c) = self.conn_mut(conn) else { return Some(buf) };
-        assert!(c.landing.is_none(), "a connection lands in one vector at a time");
-        // A net that received ahead would bring another vector than the one it is given.
-        if range == (0..buf.len())
-            && let Some(at) = c.spares.iter().position(|spare| {
-                (spare.len(), spare.capacity(), spare.share(), spare.home())
-                    == (buf.len(), buf.capacity(), buf.share(), buf.home())
-            })
-        {
-            std::mem::swap(&mut buf, &mut c.spares[at]);
-        }
-        let take = c.staged.len().min((range.end - range.start) as usize);
-        if take > 0 {
-            buf.copy_payload_from(range.start, &c.staged[..take]);
-            c.staged.drain(..take);
-        }
-        let next = range.start + take as u32;
-        if next < range.end {
-            c.landing = Some(Landing { buf, next, end: range.end });
-            self.copied += take as u64;
+    fn land(&mut self, conn: ConnId, buf: Sgv, range: Range<u32>) -> Option<Sgv> {
+        let Some(slot) = self.conns.get_mut(conn.slot()).filter(|s| s.generation == conn.0 >> 20) else {
+            return Some(buf);
+        };
+        let Some(c) = slot.conn.as_mut() else { return Some(buf) };
+        let landed = c.inbox.land(buf, range, &mut self.staging, &mut self.copied);
+        if landed.is_none() {
             lock(&self.fabric).mark(self.core);
-            return None;
         }
-        self.copied += take as u64;
-        Some(buf)
+        landed
     }
 
     fn unland(&mut self, conn: ConnId) -> Option<(Sgv, u32)> {
-        let landing = self.conn_mut(conn)?.landing.take()?;
-        Some((landing.buf, landing.next))
+        self.conn_mut(conn)?.inbox.unland()
     }
 
     fn send(&mut self, conn: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]) {
@@ -434,8 +412,8 @@ impl Net for SimNet {
             Close::Abort => self.end(conn, CloseReason::Local),
             Close::Graceful => {
                 c.closing.get_or_insert(until);
-                if let Some(landing) = c.landing.take() {
-                    self.pending.push(NetEvent::Landed { conn, buf: landing.buf });
+                if let Some((buf, _)) = c.inbox.unland() {
+                    self.pending.push(NetEvent::Landed { conn, buf });
                 }
                 lock(&self.fabric).mark(self.core);
             }

@@ -5,12 +5,10 @@
 //! same call), and one `sendmsg` per connection with something to say. A connection that holds a partial PDU
 //! only keeps its few bytes; staging buffers belong to the core and go round.
 
-mod ahead;
 mod conn;
 mod listen;
 mod recv;
 mod send;
-mod staging;
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -20,10 +18,10 @@ use rustix::event::epoll;
 use spindle_mem::{Sgv, SgvPool};
 use spindle_reactor::{Tick, WakeSet};
 
+use crate::inbox::StagingPool;
 use crate::net::{Body, Close, CloseReason, ConnId, ListenerId, Net, NetError, NetEvent};
 use conn::{Conn, Phase};
 use listen::Listener;
-use staging::StagingPool;
 
 /// Knobs of kernel TCP. The defaults serve a storage network.
 #[derive(Clone, Debug)]
@@ -168,14 +166,11 @@ impl EpollNet {
         for body in conn.tx.take_bodies() {
             self.pending.push(NetEvent::Released { conn: id, body });
         }
-        if let Some(landing) = conn.landing.take() {
-            self.pending.push(NetEvent::Landed { conn: id, buf: landing.buf });
+        if let Some((buf, _)) = conn.inbox.unland() {
+            self.pending.push(NetEvent::Landed { conn: id, buf });
         }
-        for buf in conn.ahead.give_up() {
+        for buf in conn.inbox.give_up(&mut self.staging) {
             self.pending.push(NetEvent::Spare { conn: id, buf });
-        }
-        if let Some(buffer) = conn.staged.give_up() {
-            self.staging.put(buffer);
         }
         self.pending.push(NetEvent::Closed { conn: id, reason });
     }
@@ -280,27 +275,23 @@ impl Net for EpollNet {
 
     #[inline]
     fn bytes(&self, conn: ConnId) -> &[u8] {
-        match self.conn(conn) {
-            Some(c) if c.landing.is_none() => c.staged.bytes(),
-            _ => &[],
-        }
+        self.conn(conn).map_or(&[], |c| c.inbox.bytes())
     }
 
     #[inline]
     fn consume(&mut self, conn: ConnId, n: u32) {
         if let Some(c) = self.conn_mut(conn) {
-            c.staged.consume(n as usize);
+            c.inbox.consume(n as usize);
         }
     }
 
     fn read_more(&mut self, conn: ConnId) -> bool {
-        let Some(c) = self.conn_mut(conn).filter(|c| c.landing.is_none()) else { return false };
-        if c.ahead.has_folds() {
-            let copied = c.ahead.unfold(&mut c.staged) as u64;
-            self.copied += copied;
+        let Some(c) = self.conn_mut(conn).filter(|c| !c.inbox.is_landing()) else { return false };
+        if let Some(copied) = c.inbox.unfold() {
+            self.copied += copied as u64;
             return true;
         }
-        if !c.more {
+        if !c.inbox.may_have_more() {
             return false;
         }
         let mut out = std::mem::take(&mut self.pending);
@@ -314,33 +305,37 @@ impl Net for EpollNet {
 
     fn read_ahead(&mut self, conn: ConnId, bytes_max: u32) {
         if let Some(c) = self.conn_mut(conn) {
-            c.read_ahead = bytes_max;
+            c.inbox.read_ahead(bytes_max);
         }
     }
 
     fn expect(&mut self, conn: ConnId, gap: u32) {
         if let Some(c) = self.conn_mut(conn) {
-            c.ahead.gap = gap as usize;
+            c.inbox.expect(gap);
         }
     }
 
     fn lend(&mut self, conn: ConnId, buf: Sgv) -> Option<Sgv> {
         let Some(c) = self.conn_mut(conn) else { return Some(buf) };
-        c.ahead.lend(buf);
+        c.inbox.lend(buf);
         None
     }
 
     fn take_spare(&mut self, conn: ConnId) -> Option<Sgv> {
-        self.conn_mut(conn)?.ahead.take_spare()
+        self.conn_mut(conn)?.inbox.take_spare()
     }
 
     fn land(&mut self, conn: ConnId, buf: Sgv, range: Range<u32>) -> Option<Sgv> {
-        self.begin_landing(conn, buf, range)
+        let Some(slot) = self.conns.get_mut(conn.slot()).filter(|slot| slot.generation == conn.0 >> 20)
+        else {
+            return Some(buf); // the connection has just ended; its `Closed` is on the way
+        };
+        let Some(c) = slot.conn.as_mut() else { return Some(buf) };
+        c.inbox.land(buf, range, &mut self.staging, &mut self.copied)
     }
 
     fn unland(&mut self, conn: ConnId) -> Option<(Sgv, u32)> {
-        let landing = self.conn_mut(conn)?.landing.take()?;
-        Some((landing.buf, landing.next))
+        self.conn_mut(conn)?.inbox.unland()
     }
 
     #[inline]
@@ -376,13 +371,13 @@ impl Net for EpollNet {
         match how {
             Close::Abort => self.end(conn, CloseReason::Local),
             Close::Graceful => {
-                let landing = c.landing.take();
+                let landing = c.inbox.unland();
                 if !matches!(c.phase, Phase::Closing { .. } | Phase::Draining { .. }) {
                     c.phase = Phase::Closing { until };
                     self.closing.push(conn.slot() as u32);
                 }
-                if let Some(landing) = landing {
-                    self.pending.push(NetEvent::Landed { conn, buf: landing.buf });
+                if let Some((buf, _)) = landing {
+                    self.pending.push(NetEvent::Landed { conn, buf });
                 }
             }
         }

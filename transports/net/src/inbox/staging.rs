@@ -10,18 +10,19 @@ pub(super) const STAGING_BYTES: usize = 64 * 1024;
 const RESIDUE_MAX: usize = 64;
 
 /// A core's staging buffers: made on demand up to a limit, then reused.
-pub(super) struct StagingPool {
+pub struct StagingPool {
     free: Vec<Box<[u8]>>,
     made: u32,
     max: u32,
 }
 
 impl StagingPool {
+    /// None made yet, at most so many.
     pub fn new(max: u32) -> StagingPool {
         StagingPool { free: Vec::new(), made: 0, max }
     }
 
-    pub fn take(&mut self) -> Option<Box<[u8]>> {
+    pub(super) fn take(&mut self) -> Option<Box<[u8]>> {
         if let Some(buffer) = self.free.pop() {
             return Some(buffer);
         }
@@ -32,7 +33,7 @@ impl StagingPool {
         Some(vec![0; STAGING_BYTES].into_boxed_slice())
     }
 
-    pub fn put(&mut self, buffer: Box<[u8]>) {
+    pub(super) fn put(&mut self, buffer: Box<[u8]>) {
         self.free.push(buffer);
     }
 }
@@ -66,6 +67,11 @@ impl Staged {
     #[inline]
     pub fn len(&self) -> usize {
         self.shown - self.start
+    }
+
+    /// There is no room for another byte.
+    pub fn is_full(&self) -> bool {
+        self.end - self.start == STAGING_BYTES
     }
 
     /// Where in the buffer the received bytes end.

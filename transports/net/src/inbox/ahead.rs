@@ -13,7 +13,7 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 use spindle_mem::Sgv;
 
-use super::recv::SLICES_MAX;
+use super::SLICES_MAX;
 use super::staging::{STAGING_BYTES, Staged, StagingPool};
 
 /// What a connection expects.
