@@ -17,6 +17,7 @@ use crate::gate::Gate;
 use crate::home::LuHome;
 use crate::message::{Policy, ScsiMsg};
 use crate::nexus::Moved;
+use crate::planted::{self, Bug};
 use crate::reserve::{AccessMask, ReserveTable, persist};
 use crate::task::{BEYOND_THE_END, GONE_AFTER_ALL, Line, NO_ITL, PROTECTED_AFTER_ALL, Task, TaskState, flag};
 use crate::task_manager::Then;
@@ -327,7 +328,9 @@ impl Engine {
         self.refuse_later(slot, &BEYOND_THE_END, |task| task.blocks > 0 && beyond(task));
         let under_way = self.tasks.iter().filter(|(_, task)| {
             // Where UNMAP is at work is in its list.
-            let there = task.state() == TaskState::Executing && task.itl != NO_ITL && task.lu == slot;
+            let early = planted::on(Bug::ShrunkEarly);
+            let there =
+                task.state() == TaskState::Executing && task.itl != NO_ITL && task.lu == slot && !early;
             there && (beyond(task) || matches!(task.row.exec, Exec::Unmap))
         });
         let under_way = under_way.map(|(at, _)| at).collect();

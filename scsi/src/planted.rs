@@ -25,6 +25,8 @@ spindle_reactor::planted_bugs! {
     FlushSkipped = "flush-skipped",
     /// SYNCHRONIZE CACHE with IMMED is answered, and no flush follows.
     FlushBehindSkipped = "flush-behind-skipped",
+    /// A unit is said to be ready to shrink while commands reach beyond its new end.
+    ShrunkEarly = "shrunk-early",
     /// A write that was to be durable with its status goes down without FUA.
     FuaForgotten = "fua-forgotten",
 }

@@ -27,11 +27,13 @@ CAUGHT = {
     "reader-stops": "memory/pool_empty_while_the_disk_stalls",
     "flush-skipped": "power/flushes_alone",
     "fua-forgotten": "power/fua_alone",
+    "ahead-unseen": "luns/removed_while_it_works",
     "double-put": "fio_verify/mixed",
 }
 
 # What no real initiator sees, with the reason. Each of them is found by the simulation or by tests of its crate.
 UNSEEN = {
+    "shrunk-early": "a late write beyond the end of a file leaves nothing that an initiator can read",
     "flush-behind-skipped": "GOOD for a flush with IMMED promises nothing, so nobody can miss it",
     "order-ignored": "Linux marks every command SIMPLE; none of its initiators sends ORDERED",
     "status-after-abort": "the transport has forgotten the task by then and has no number to send a status with",

@@ -339,8 +339,12 @@ impl DiskState {
         for n in part {
             let lba = op.io.lba + u64::from(n);
             let at = op.io.at + n * block_bytes;
-            // A resize may have come between.
-            let Some(block) = self.blocks.get_mut(lba as usize) else { continue };
+            let Some(block) = self.blocks.get_mut(lba as usize) else {
+                // The unit has shrunk, and promised before that nothing of the kind is under way.
+                let why = format!("op {} {:?} reaches block {lba}, which is gone", op.id, op.io.op);
+                self.complaint.get_or_insert(why);
+                continue;
+            };
             let bytes = match op.io.op {
                 Op::Read => {
                     if let Some(data) = op.io.data.as_mut() {

@@ -51,6 +51,10 @@ pub struct Plan {
     pub write_weight: u32,
     /// Flushes come with IMMED now and then.
     pub immed: bool,
+    /// Initiators write pages in long streams, which are received ahead.
+    pub streams: bool,
+    /// Units shrink, too, below what the scripts use.
+    pub shrinks: bool,
     /// Units are resized, removed and added again.
     pub reconfigures: bool,
     /// Power cuts on the way.
@@ -107,8 +111,10 @@ impl Plan {
                 _ => pick(rng, 10, 40),
             },
             write_weight: rng.u32(30..80),
-            // Not drawn: what is drawn behind it stays as it was, and with it the seeds that have a name.
+            // Not drawn: what is drawn behind them stays as it was, and with it the seeds that have a name.
             immed: seed % 4 == 1,
+            streams: matches!(seed % 8, 3 | 5),
+            shrinks: seed % 4 == 3,
             reconfigures: rng.u32(0..4) == 0,
             power_cuts: [0, 0, 1, 2][rng.usize(0..4)],
             turn_us: [1, 20, 200][rng.usize(0..3)],

@@ -61,6 +61,14 @@ struct Reopening {
     missing: usize,
 }
 
+/// A unit that is to have fewer blocks, as soon as nothing reaches beyond them.
+struct Shrinking {
+    unit: usize,
+    blocks: u64,
+    told: Receiver<CoreId>,
+    missing: usize,
+}
+
 /// Everything of one seed.
 pub struct World {
     plan: Arc<Plan>,
@@ -76,6 +84,7 @@ pub struct World {
     control_at: Option<Tick>,
     hidden: Option<usize>,
     reopening: Option<Reopening>,
+    shrinking: Option<Shrinking>,
     still: u32,
     limits: IscsiLimits,
     steps: u64,
@@ -139,7 +148,7 @@ impl World {
         let actors = (0..plan.initiators)
             .map(|port| Actor::new(port, plan.clone(), judge.clone(), fabric.clone(), portal, rng.fork()))
             .collect();
-        let limits = boot::limits(&mut rng);
+        let limits = boot::limits(&mut rng, plan.streams);
         let control_at = plan.reconfigures.then(|| Tick(rng.u64(1..200_000_000)));
         let mut world = World {
             plan,
@@ -155,6 +164,7 @@ impl World {
             control_at,
             hidden: None,
             reopening: None,
+            shrinking: None,
             still: 0,
             limits,
             steps: 0,
@@ -178,10 +188,12 @@ impl World {
         trace!("calm");
         self.calm();
         let until = self.now + CALM_MAX;
-        let idle = |w: &World| w.actors.iter().all(Actor::is_idle) && w.reopening.is_none();
+        let idle =
+            |w: &World| w.actors.iter().all(Actor::is_idle) && w.reopening.is_none() && w.shrinking.is_none();
         if !self.run_until(until, idle)? {
             return Err(format!("not everything is answered: {}", self.who_waits(|a| !a.is_idle())));
         }
+        self.restore_sizes();
         self.actors[0].verify_all(self.now);
         let until = self.now + CALM_MAX;
         if !self.run_until(until, |w| w.actors[0].is_idle())? {
@@ -279,6 +291,7 @@ impl World {
         }
         self.hidden = None;
         self.reopening = None;
+        self.shrinking = None;
         self.boot();
     }
 
@@ -335,6 +348,7 @@ impl World {
             self.control();
         }
         self.finish_reopening();
+        self.finish_shrinking();
         self.rouse();
         let first = self.rng.usize(0..self.cores.len());
         for n in 0..self.cores.len() {

@@ -5,6 +5,8 @@ spindle_reactor::planted_bugs! {
     StaleTtt = "stale-ttt",
     /// A connection stops reading while one of its commands waits for memory.
     ReaderStops = "reader-stops",
+    /// Data that nobody wants is not looked for where it was received ahead.
+    AheadUnseen = "ahead-unseen",
     /// A task management response overtakes the statuses it should follow.
     TmfOvertakes = "tmf-overtakes",
 }

@@ -13,6 +13,7 @@ use spindle_scsi_port::Mid;
 
 use crate::conn::{Conn, ConnState, Rx, Segment, Sink};
 use crate::digest::{self, Crc32c};
+use crate::planted::{self, Bug};
 use crate::task::{Phase, Task};
 use crate::transport::IscsiTransport;
 
@@ -76,7 +77,8 @@ impl<N: Net> IscsiTransport<N> {
     /// ahead is only shown to who asks, be it a header or data that lands nowhere. `true`: there is more.
     fn fetch(&mut self, conn: &mut Conn) -> bool {
         let landing = matches!(&conn.rx, Rx::Segment(Segment { sink: Sink::Land(..), .. }));
-        if landing || !conn.is_reading() {
+        let header = matches!(conn.rx, Rx::Header);
+        if landing || !conn.is_reading() || planted::on(Bug::AheadUnseen) && !header {
             return false;
         }
         self.tune(conn);

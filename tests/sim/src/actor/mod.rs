@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// With all faults over, everything is answered after this time.
 const CALM_PATIENCE: Duration = Duration::from_secs(30);
 
+/// What each write of a stream writes.
+const STREAM_BYTES: u32 = 4_096;
+
 /// Where an initiator stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
@@ -82,6 +85,8 @@ enum Kind {
     /// SYNCHRONIZE CACHE with IMMED: GOOD promises nothing of what is cached.
     FlushLater,
     Change(Change),
+    /// A command that nobody knows, with data.
+    Unknown,
     Other,
 }
 
@@ -141,6 +146,10 @@ pub struct Actor {
     registered: bool,
     /// How many flushes of each unit may still fail behind a GOOD of this session, and be told by a deferred error.
     flushes_later: BTreeMap<usize, u32>,
+    /// Writes left of a stream, and its unit.
+    stream: (u32, usize),
+    /// All data of the next command goes with it.
+    whole: bool,
     input: Vec<u8>,
     digests: bool,
 }
@@ -178,6 +187,8 @@ impl Actor {
             last: false,
             registered: false,
             flushes_later: BTreeMap::new(),
+            stream: (0, 0),
+            whole: false,
             input: Vec::new(),
             digests,
         }
@@ -346,11 +357,14 @@ impl Actor {
     }
 
     fn offers(&mut self) -> Offers {
+        let streams = self.plan.streams;
         let rng = &mut self.rng;
         let mut yes = || if rng.bool() { "Yes" } else { "No" };
         let (initial_r2t, immediate) = (yes(), yes());
-        let burst = [512u32, 4_096, 16_384, 262_144][rng.usize(0..4)];
-        let first = [512u32, 2_048, 65_536][rng.usize(0..3)].min(burst);
+        // In a stream each write brings its page with it.
+        let (immediate, least) = if streams { ("Yes", STREAM_BYTES) } else { (immediate, 0) };
+        let burst = [512u32, 4_096, 16_384, 262_144][rng.usize(0..4)].max(least);
+        let first = [512u32, 2_048, 65_536][rng.usize(0..3)].max(least).min(burst);
         let recv = [512u32, 1_024, 8_192, 65_536][rng.usize(0..4)];
         let digest = |on: bool| if on { "CRC32C,None" } else { "None" };
         let (header, data) = (self.digests && rng.bool(), self.digests && rng.bool());
@@ -422,7 +436,7 @@ impl Actor {
                     self.orphans.push(Orphan::Write(pending.unit, id))
                 }
                 Kind::Change(change) => self.orphans.push(Orphan::Change(pending.unit, change)),
-                Kind::Read { .. } | Kind::Sync { .. } | Kind::FlushLater | Kind::Other => {}
+                Kind::Read { .. } | Kind::Sync { .. } | Kind::FlushLater | Kind::Unknown | Kind::Other => {}
             }
         }
         for (_, tmf) in std::mem::take(&mut self.tmfs) {
@@ -585,6 +599,7 @@ impl Kind {
             Kind::Sync { .. } => "synchronize cache",
             Kind::FlushLater => "synchronize cache with IMMED",
             Kind::Change(_) => "reservation",
+            Kind::Unknown => "unknown command",
             Kind::Other => "command",
         }
     }

@@ -6,7 +6,7 @@ use spindle_initiator::{Command, Direction};
 use spindle_iscsi_wire::{Itt, LogoutReason, TaskAttribute, TmfFunction};
 use spindle_reactor::Tick;
 
-use super::{Actor, Kind, Pending, PendingTmf, Phase, ns};
+use super::{Actor, Kind, Pending, PendingTmf, Phase, STREAM_BYTES, ns};
 use crate::judge::Sweep;
 use crate::net::{Way, lock};
 use crate::oracle::blocks::End;
@@ -85,6 +85,9 @@ impl Actor {
     // ---- commands
 
     fn command(&mut self, now: Tick) {
+        if self.plan.streams && self.go_on_streaming(now) {
+            return;
+        }
         let unit = self.rng.usize(0..self.plan.disks.len());
         let reserving = unit == 0 && self.plan.reserving != Reserving::No;
         let gate = self.rng.u32(0..100) < self.plan.gate_weight;
@@ -122,6 +125,41 @@ impl Actor {
         };
         let immediate = self.rng.u32(0..40) == 0;
         self.send(now, unit, ready, attr, immediate);
+    }
+
+    /// One more write of a stream, or sometimes a command whose data nobody wants.
+    fn go_on_streaming(&mut self, now: Tick) -> bool {
+        let (left, unit) = &mut self.stream;
+        if *left == 0 {
+            if self.rng.u32(0..8) > 0 {
+                return false;
+            }
+            (*left, *unit) = (self.rng.u32(30..120), self.rng.usize(0..self.plan.disks.len()));
+        }
+        *left -= 1;
+        let unit = *unit;
+        let disk = &self.plan.disks[unit];
+        let blocks = u64::from(STREAM_BYTES / disk.block_bytes);
+        if self.rng.u32(0..40) == 0 || disk.blocks < blocks {
+            return false;
+        }
+        let lba = self.rng.u64(0..=disk.blocks - blocks);
+        let ready = if self.rng.u32(0..25) == 0 {
+            let data = vec![0xEE; STREAM_BYTES as usize];
+            let cdb = cdb::ten(0xE0, 0, lba as u32, blocks as u16);
+            Ready { cdb, direction: Direction::Write(Arc::from(data)), kind: Kind::Unknown }
+        } else {
+            let mut judge = self.judge.lock();
+            let moment = judge.tick();
+            let u = &mut judge.units[unit].blocks;
+            let id = u.begin(moment, lba, blocks, false, false);
+            let data = u.data(id, lba, blocks);
+            let cdb = cdb::ten(0x2A, 0, lba as u32, blocks as u16);
+            Ready { cdb, direction: Direction::Write(Arc::from(data)), kind: Kind::Write { id } }
+        };
+        self.whole = true;
+        self.send(now, unit, ready, TaskAttribute::Simple, false);
+        true
     }
 
     fn range(&mut self, unit: usize) -> (u64, u64) {
@@ -295,7 +333,8 @@ impl Actor {
         let mut command = Command::new(cdb::lun(unit as u16), &cdb, direction);
         command.attr = attr;
         command.immediate = immediate;
-        if self.rng.u32(0..4) == 0 {
+        let whole = std::mem::take(&mut self.whole);
+        if !whole && self.rng.u32(0..4) == 0 {
             command.unsolicited = false;
             command.immediate_data_max = Some(self.rng.u32(0..2_000) & !3);
         }

@@ -74,6 +74,9 @@ impl Actor {
         }
         self.order(itt, &pending, done.status);
         self.read_back(&pending, &done);
+        if let (Kind::Unknown, GOOD) = (&pending.kind, done.status) {
+            self.complain(format!("port {}: {itt:#x}: nobody knows that command, and it is GOOD", self.port));
+        }
         if let Kind::Other = pending.kind
             && done.status == CHECK
             && key != 6
@@ -144,7 +147,7 @@ impl Actor {
                 all.push(u.reserve.end(port, change, answer));
             }
             Kind::FlushLater if end == End::Done => u.flush_owed = u.flush_owed.max(pending.invoked),
-            Kind::Read { .. } | Kind::Sync { .. } | Kind::FlushLater | Kind::Other => {}
+            Kind::Read { .. } | Kind::Sync { .. } | Kind::FlushLater | Kind::Unknown | Kind::Other => {}
         }
         for judged in all {
             judge.hear(judged.map_err(|why| format!("port {port}, unit {unit}: {why}")));

@@ -320,10 +320,11 @@ impl Blocks {
         }
     }
 
-    /// The capacity changes. What is cut off is forgotten; what is new reads as zeros.
-    pub fn resize(&mut self, blocks: u64) {
-        let entry = Entry { id: 0, visible: Some(0), durable: Some(0), hidden: None };
-        self.entries.resize(blocks as usize, vec![entry]);
+    /// The unit has shrunk to so many blocks: should the others come back, they read as zeros. Writes that nobody has
+    /// heard the end of may have come to them before that or, if they do come back, after it.
+    pub fn cut(&mut self, now: Moment, blocks: u64) {
+        let id = self.begin(now, blocks, u64::MAX, true, true);
+        self.end(now, id, End::Done).expect("it was not refused");
     }
 
     /// Overwritten for certain before `moment`?

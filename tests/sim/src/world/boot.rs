@@ -16,7 +16,7 @@ use spindle_mem::{Arena, ArenaConfig, PoolConfig, SgvPool};
 use spindle_reactor::{CoreId, Mesh, Tick, Timers};
 use spindle_scsi::{Engine, EngineConfig, LuId, LuIdentity, LuSpec};
 
-use super::{MAP, Reopening, Seat, World};
+use super::{MAP, Reopening, Seat, Shrinking, World};
 use crate::actor::TARGET;
 use crate::judge::Sweep;
 use crate::net::SimNet;
@@ -106,7 +106,7 @@ impl World {
         if let Some(unit) = self.hidden.take() {
             return self.appear(unit);
         }
-        if self.reopening.is_some() {
+        if self.reopening.is_some() || self.shrinking.is_some() {
             return;
         }
         let unit = self.rng.usize(0..self.disks.len());
@@ -123,16 +123,11 @@ impl World {
         }
         drop(judge);
         match choice {
+            0 | 1 if self.plan.shrinks && self.rng.bool() => self.shrink(unit),
             0 | 1 => {
                 // Never below what the scripts use.
                 let blocks = self.plan.disks[unit].blocks + self.rng.u64(0..50);
-                trace!("control: unit {unit} is resized to {blocks}");
-                self.disks[unit].resize(Some(blocks)).expect("a simulated disk takes any size");
-                let info = self.disks[unit].info();
-                for core in &mut self.cores {
-                    core.core.engine.lu_changed(LuId(unit as u32), info.clone(), None);
-                    core.turn_at.get_or_insert(self.now);
-                }
+                self.resize(unit, blocks);
             }
             2 => {
                 trace!("control: unit {unit} is taken out of the map");
@@ -148,6 +143,57 @@ impl World {
                     core.turn_at.get_or_insert(self.now);
                 }
                 self.reopening = Some(Reopening { unit, told, missing: self.cores.len() });
+            }
+        }
+    }
+
+    fn resize(&mut self, unit: usize, blocks: u64) {
+        trace!("control: unit {unit} is resized to {blocks}");
+        self.disks[unit].resize(Some(blocks)).expect("a simulated disk takes any size");
+        let info = self.disks[unit].info();
+        for core in &mut self.cores {
+            core.core.engine.lu_changed(LuId(unit as u32), info.clone(), None);
+            core.turn_at.get_or_insert(self.now);
+        }
+    }
+
+    /// First the cores let nothing begin beyond the new end and say when nothing is there, then the disk shrinks.
+    fn shrink(&mut self, unit: usize) {
+        let had = self.disks[unit].lock().blocks();
+        let blocks = self.rng.u64(1..=had.min(self.plan.disks[unit].blocks));
+        trace!("control: unit {unit} is to shrink from {had} to {blocks}");
+        let (tell, told) = channel();
+        for core in &mut self.cores {
+            core.core.shrink_lu(LuId(unit as u32), blocks, tell.clone());
+            core.turn_at.get_or_insert(self.now);
+        }
+        let mut judge = self.judge.lock();
+        judge.count("shrinkings");
+        judge.units[unit].unsettled = true;
+        self.shrinking = Some(Shrinking { unit, blocks, told, missing: self.cores.len() });
+    }
+
+    /// A unit that all cores are ready to shrink does.
+    pub(super) fn finish_shrinking(&mut self) {
+        let Some(Shrinking { unit, blocks, told, missing }) = &mut self.shrinking else { return };
+        *missing -= told.try_iter().count();
+        if *missing > 0 {
+            return;
+        }
+        let (unit, blocks) = (*unit, *blocks);
+        self.shrinking = None;
+        self.resize(unit, blocks);
+        let mut judge = self.judge.lock();
+        let moment = judge.tick();
+        judge.units[unit].blocks.cut(moment, blocks);
+    }
+
+    /// Every unit has the blocks again that the scripts use.
+    pub(super) fn restore_sizes(&mut self) {
+        for unit in 0..self.disks.len() {
+            let blocks = self.plan.disks[unit].blocks;
+            if self.disks[unit].lock().blocks() < blocks {
+                self.resize(unit, blocks);
             }
         }
     }
@@ -177,7 +223,7 @@ impl World {
 }
 
 /// Numbers of the transport, as this seed wants them.
-pub(super) fn limits(rng: &mut Rng) -> IscsiLimits {
+pub(super) fn limits(rng: &mut Rng, streams: bool) -> IscsiLimits {
     let one = |rng: &mut Rng, of: &[u32]| of[rng.usize(0..of.len())];
     IscsiLimits {
         sessions_max: 32,
@@ -185,9 +231,9 @@ pub(super) fn limits(rng: &mut Rng) -> IscsiLimits {
         tmfs_per_session_max: one(rng, &[2, 16]),
         window_first: 4,
         window_max: 32,
-        max_recv_data_segment_length: one(rng, &[512, 4_096, 65_536]),
+        max_recv_data_segment_length: one(rng, &[if streams { 8_192 } else { 512 }, 4_096, 65_536]),
         max_burst_length: one(rng, &[8_192, 65_536, 1_048_576]),
-        first_burst_length: one(rng, &[2_048, 8_192]),
+        first_burst_length: one(rng, &[if streams { 4_096 } else { 2_048 }, 8_192]),
         max_outstanding_r2t: one(rng, &[1, 4]) as u16,
         unsolicited_reserve_bytes: one(rng, &[8_192, 65_536]),
         send_queue_bytes_max: one(rng, &[65_536, 4 << 20]),
