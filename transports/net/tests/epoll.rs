@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use spindle_mem::{Arena, ArenaConfig, PoolConfig, SgvPool, SgvRef, ShareId};
 use spindle_net::{Close, CloseReason, ConnId, EpollNet, Net, NetEvent, TcpConfig, TcpSocket};
-use spindle_reactor::{CoreId, Tick};
+use spindle_reactor::{CoreId, Tick, WakeSet};
 
 struct Bench {
     net: EpollNet,
@@ -102,6 +102,41 @@ impl Bench {
 
 fn pattern(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+#[test]
+fn connections_that_fell_silent_give_their_staging_buffers_to_others() {
+    let mut b = Bench::new(TcpConfig { staging_max: 2, ..TcpConfig::default() });
+    let mut peers: Vec<_> = (0..8).map(|_| b.connect("127.0.0.1:0")).collect();
+    for round in 1..=3u8 {
+        for (client, conn) in &mut peers {
+            client.write_all(&[round; 48]).unwrap();
+            b.readable(*conn, 48);
+            assert_eq!(b.net.bytes(*conn), [round; 48]);
+            b.net.consume(*conn, 48);
+        }
+    }
+    // What is not taken stays, and is whole when it is.
+    for (client, conn) in &mut peers[..2] {
+        client.write_all(&[9; 100]).unwrap();
+        b.readable(*conn, 100);
+    }
+    let mut wake = WakeSet::new();
+    b.net.arm(&mut wake);
+    for (client, conn) in &mut peers[..2] {
+        b.net.consume(*conn, 90);
+        client.write_all(&[7; 10]).unwrap();
+    }
+    b.net.arm(&mut wake);
+    let (client, conn) = &mut peers[7];
+    client.write_all(&[5; 48]).unwrap();
+    b.readable(*conn, 48);
+    b.net.consume(*conn, 48);
+    for (_, conn) in &peers[..2] {
+        b.readable(*conn, 20);
+        assert_eq!(b.net.bytes(*conn), [[9; 10], [7; 10]].concat());
+        b.net.consume(*conn, 20);
+    }
 }
 
 #[test]

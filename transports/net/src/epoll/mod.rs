@@ -388,6 +388,7 @@ impl Net for EpollNet {
         if !self.closing.is_empty() {
             wake.at(self.now.plus_ms(10));
         }
+        self.take_back_staging();
         self.pending.is_empty() && self.dirty.is_empty()
     }
 

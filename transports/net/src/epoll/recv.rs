@@ -36,12 +36,15 @@ impl EpollNet {
             }
             return;
         }
+        self.staging.read_for(slot as u32);
         let fd = &conn.fd;
         let received = conn.inbox.receive(&mut self.staging, |slices| match slices {
             [one] => got(rustix::io::read(fd, &mut **one)),
             many => got(rustix::io::readv(fd, many)),
         });
         match received {
+            // The kernel will report again what could not be read for want of a buffer.
+            Received::Nothing if self.staging.is_dry() => self.take_back_staging(),
             Received::Nothing => {}
             Received::End(reason) => self.end(id, reason),
             Received::Some { landed, readable } => {
@@ -51,6 +54,17 @@ impl EpollNet {
                 }
             }
         }
+    }
+
+    /// Staging buffers of connections that have nothing in them come back.
+    #[cold]
+    pub(super) fn take_back_staging(&mut self) {
+        let mut holders = self.staging.take_holders();
+        holders.retain(|&slot| {
+            let conn = self.conns[slot as usize].conn.as_mut();
+            conn.is_some_and(|conn| !conn.inbox.let_go(&mut self.staging))
+        });
+        self.staging.put_holders(holders);
     }
 }
 

@@ -253,6 +253,11 @@ impl Inbox {
         self.ahead.take_spare()
     }
 
+    /// Gives the staging buffer back if it is hardly needed. `false`: it is needed, and the pool goes on knowing who has it.
+    pub fn let_go(&mut self, pool: &mut StagingPool) -> bool {
+        self.staged.let_go(pool)
+    }
+
     /// The connection is over: its staging buffer goes back, and so do the vectors it was lent.
     pub fn give_up(mut self, pool: &mut StagingPool) -> impl Iterator<Item = Sgv> {
         if let Some(buffer) = self.staged.give_up() {

@@ -3,6 +3,9 @@
 //! Buffers belong to the core and go round; a connection has one only while it has more than a few bytes
 //! staged. What remains of a PDU that has not come whole (less than a header and its extensions) is kept in
 //! the connection itself, so that a thousand idle or slow peers hold no buffers.
+//!
+//! A connection keeps its buffer from one read to the next, for it may be busy. Those that fell silent meanwhile are
+//! asked for theirs when the core goes to sleep and when there are none left: the pool knows who has taken one.
 
 /// Bytes of a staging buffer.
 pub(super) const STAGING_BYTES: usize = 64 * 1024;
@@ -14,12 +17,37 @@ pub struct StagingPool {
     free: Vec<Box<[u8]>>,
     made: u32,
     max: u32,
+    /// Connections that have taken a buffer and were not asked for it since; some may be gone.
+    holders: Vec<u32>,
+    /// The connection that is being read.
+    reader: u32,
 }
 
 impl StagingPool {
     /// None made yet, at most so many.
     pub fn new(max: u32) -> StagingPool {
-        StagingPool { free: Vec::new(), made: 0, max }
+        StagingPool { free: Vec::new(), made: 0, max, holders: Vec::new(), reader: 0 }
+    }
+
+    /// This connection is read next.
+    #[inline]
+    pub fn read_for(&mut self, conn: u32) {
+        self.reader = conn;
+    }
+
+    /// There is no buffer to be had.
+    pub fn is_dry(&self) -> bool {
+        self.free.is_empty() && self.made == self.max
+    }
+
+    /// Those to be asked for their buffers.
+    pub fn take_holders(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.holders)
+    }
+
+    /// Those who still have one.
+    pub fn put_holders(&mut self, holders: Vec<u32>) {
+        self.holders = holders;
     }
 
     pub(super) fn take(&mut self) -> Option<Box<[u8]>> {
@@ -42,6 +70,8 @@ impl StagingPool {
 /// [`super::ahead`]) is not its turn yet.
 pub(super) struct Staged {
     buffer: Option<Box<[u8]>>,
+    /// Among the holders that the pool knows.
+    listed: bool,
     start: usize,
     /// End of what is shown.
     shown: usize,
@@ -52,7 +82,7 @@ pub(super) struct Staged {
 
 impl Staged {
     pub fn empty() -> Staged {
-        Staged { buffer: None, start: 0, shown: 0, end: 0, residue: [0; RESIDUE_MAX] }
+        Staged { buffer: None, listed: false, start: 0, shown: 0, end: 0, residue: [0; RESIDUE_MAX] }
     }
 
     #[inline]
@@ -101,6 +131,10 @@ impl Staged {
             buffer[..len].copy_from_slice(&self.residue[self.start..self.end]);
             (self.start, self.shown, self.end) = (0, len, len);
             self.buffer = Some(buffer);
+            if !self.listed {
+                self.listed = true;
+                pool.holders.push(pool.reader);
+            }
         }
         let buffer = self.buffer.as_mut().expect("made just above");
         if self.start > 0 {
@@ -139,6 +173,13 @@ impl Staged {
             (self.start, self.shown, self.end) = (0, len, len);
             pool.put(buffer);
         }
+    }
+
+    /// Gives the buffer back if it is hardly needed. `false`: it is needed, and the pool goes on knowing the holder.
+    pub fn let_go(&mut self, pool: &mut StagingPool) -> bool {
+        self.settle(pool);
+        self.listed = self.buffer.is_some();
+        !self.listed
     }
 
     /// Takes the buffer away from a connection that ends.
