@@ -7,7 +7,7 @@ use spindle_reactor::CoreId;
 use spindle_scsi::EngineConfig;
 
 /// Task slots of a core. Each session that may come is sure of one; what remains is for windows: while half of all slots
-/// is left, 8 at first and up to 128 for who uses them; when fewer are left, fewer at first.
+/// is left, 8 at first and up to 128 (or what the target's `queue_depth` allows) for who uses them; when fewer are left, fewer at first.
 const TASKS_PER_CORE: u32 = 32_768;
 /// Sessions of a core, discovery sessions included; also its connections. On machines with little memory fewer, but no
 /// fewer than the second figure: each session may come to keep [`IscsiLimits::unsolicited_reserve_bytes`].
@@ -19,6 +19,8 @@ const SESSIONS_PART: u64 = 8;
 const NEXUSES_OF_SESSIONS: [u32; 2] = [5, 6];
 /// Messages a lane between two cores holds before its overflow queue is used.
 pub const LANE_DEPTH: usize = 1_024;
+/// Commands a session may have outstanding if its target does not say.
+pub const QUEUE_DEPTH: u32 = 128;
 /// Task slots kept back for immediate commands.
 const IMMEDIATE_SHARE: u32 = 64;
 /// Reads of RAM disks under way on a core, up to 64 KiB, 1 MiB and 4 MiB each; more wait in line.
@@ -103,6 +105,7 @@ impl Limits {
             nexuses_max: self.nexuses_max(),
             window_min: 1,
             window_first: self.iscsi().window_first,
+            window_max: self.iscsi().window_max,
             transfer_bytes_max: 4 << 20,
             immediate_share: IMMEDIATE_SHARE,
             shares: UNITS_MAX,
@@ -165,8 +168,10 @@ mod tests {
         assert!(limits.nexuses_max() >= 10_000 && u32::from(limits.nexuses_max()) < limits.sessions_max);
         let engine = limits.engine(CoreId(0));
         let kept = u32::from(engine.nexuses_max) * engine.window_min + engine.immediate_share;
-        // 128 sessions at their largest window, beside one command for each that may come.
-        assert!(engine.tasks_max >= kept + 128 * engine.window_max, "{engine:?}");
+        // 128 sessions with the window that a target allows if nobody says otherwise, or 16 with the largest, beside one
+        // command for each that may come.
+        assert!(engine.tasks_max >= kept + 128 * QUEUE_DEPTH, "{engine:?}");
+        assert!(engine.tasks_max >= kept + 16 * engine.window_max, "{engine:?}");
     }
 
     #[test]

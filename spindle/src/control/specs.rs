@@ -431,7 +431,7 @@ fn iscsi_port() -> u16 {
 }
 
 fn queue_depth() -> u32 {
-    128
+    crate::limits::QUEUE_DEPTH
 }
 
 fn port<'de, D: serde::Deserializer<'de>>(d: D) -> Result<u16, D::Error> {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use spindle_conf::jsonrpc::{MethodInfo, Methods, RpcError};
+use spindle_iscsi::session::WINDOW_MAX;
 
 use super::luns::{add_luns, remove_all_luns};
 use super::model::{Model, TARGETS_MAX, TargetEntry};
@@ -175,8 +176,8 @@ fn set_spec(model: &mut Model, name: &str, spec: TargetNode) {
 
 fn check(model: &Model, spec: &TargetNode) -> Result<(), RpcError> {
     model.check_maps(&spec.pg_ig_maps, "pg_ig_maps")?;
-    if !(1..=1024).contains(&spec.queue_depth) {
-        return Err(RpcError::field("queue_depth", "1 to 1024 commands"));
+    if !(1..=WINDOW_MAX).contains(&spec.queue_depth) {
+        return Err(RpcError::field("queue_depth", format!("1 to {WINDOW_MAX} commands")));
     }
     if spec.alias_name.len() > 255 || spec.alias_name.chars().any(char::is_control) {
         return Err(RpcError::field("alias_name", "at most 255 printable bytes (RFC 7143 §13.7)"));

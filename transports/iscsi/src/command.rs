@@ -14,7 +14,7 @@ use spindle_scsi_spec::{Lun, Status};
 use crate::conn::Conn;
 use crate::planted::{self, Bug};
 use crate::rx::Plan;
-use crate::session::{Admission, Parked, Session, SessionState, WINDOW_MAX};
+use crate::session::{Admission, PARKED_MAX, Parked, Session, SessionState, WINDOW_MAX};
 use crate::task::{Phase, Task};
 use crate::transport::IscsiTransport;
 
@@ -58,7 +58,7 @@ impl<N: Net> IscsiTransport<N> {
         let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key)) else { return };
         // On one connection a gap can only be made by the initiator itself. A request without data waits for its turn;
         // one with data would have to be kept whole.
-        if data_bytes(&conn.bhs) > 0 || session.parked.len() >= WINDOW_MAX as usize {
+        if data_bytes(&conn.bhs) > 0 || session.parked.len() >= PARKED_MAX {
             return self.drop_conn(conn, mid);
         }
         let parked = Parked { cmd_sn: cmd_sn(conn), bhs: conn.bhs, ahs: conn.ahs.clone() };

@@ -8,6 +8,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use crate::session::WINDOW_MAX;
+
 /// Everything that decides who may log in where.
 #[derive(Clone, Debug, Default)]
 pub struct IscsiConfig {
@@ -159,7 +161,7 @@ pub struct IscsiLimits {
     pub tmfs_per_session_max: u32,
     /// Commands a new session may have in flight.
     pub window_first: u32,
-    /// Commands a session may earn.
+    /// Commands a session may earn, if its target allows as many ([`TargetNode::queue_depth`]).
     pub window_max: u32,
     /// Vectors of all sessions that are kept ready for writes which are only expected.
     pub lent_max: u32,
@@ -211,7 +213,7 @@ impl Default for IscsiLimits {
             tasks_max: 8192,
             tmfs_per_session_max: 16,
             window_first: 8,
-            window_max: 128,
+            window_max: WINDOW_MAX,
             // 4 MiB of writes of 4 KiB: 68 busy sessions.
             lent_max: 1024,
             max_recv_data_segment_length: 262_144,

@@ -5,7 +5,7 @@ mod support;
 use std::collections::VecDeque;
 
 use spindle_iscsi_wire::{SerialNumber, TargetPdu};
-use support::{Host, World};
+use support::{Host, World, config};
 
 /// Keeps `depth` commands of 4 KiB out while the target takes in and answers one at a time, as a fast target does
 /// that gets them one by one. Returns how many were out at most.
@@ -45,6 +45,17 @@ fn an_initiator_that_fills_its_window_earns_as_much_as_it_fills() {
         for depth in [9, 32, 128] {
             assert_eq!(most_out(&mut World::plain(), write, depth), depth, "write: {write}");
         }
+    }
+}
+
+#[test]
+fn a_window_grows_to_the_depth_of_its_target() {
+    for (allowed, filled) in [(1_024, 1_024), (300, 1_024), (1_024, 500), (128, 1_024)] {
+        let mut config = config();
+        config.targets[0].queue_depth = allowed;
+        let mut w = World::new(config, None, [64, 16, 8, 4, 2, 0]);
+        w.mid.window_limit = u32::MAX;
+        assert_eq!(most_out(&mut w, true, filled), filled.min(allowed as usize), "of {allowed}");
     }
 }
 
