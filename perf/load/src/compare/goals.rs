@@ -112,12 +112,14 @@ enum Verdict {
 }
 
 impl Verdict {
+    /// Of ratios that all count: what one of them leaves open is not met.
     fn all(parts: impl IntoIterator<Item = Verdict>) -> Self {
-        parts.into_iter().fold(Self::Open, |all, part| match (all, part) {
+        let worst = |all: Self, part| match (all, part) {
             (Self::Missed, _) | (_, Self::Missed) => Self::Missed,
-            (Self::Met, _) | (_, Self::Met) => Self::Met,
-            _ => Self::Open,
-        })
+            (Self::Open, _) | (_, Self::Open) => Self::Open,
+            _ => Self::Met,
+        };
+        parts.into_iter().reduce(worst).unwrap_or(Self::Open)
     }
 
     fn text(self) -> &'static str {
@@ -139,10 +141,10 @@ struct Ratio {
 impl Ratio {
     fn verdict(&self, metric: Metric) -> Verdict {
         match self.reached {
-            Some(s) if self.counts && less_is_better(metric) == (s.median < self.asked) => Verdict::Met,
-            Some(s) if self.counts && s.median == self.asked => Verdict::Met,
-            Some(_) if self.counts => Verdict::Missed,
-            _ => Verdict::Open,
+            Some(s) if less_is_better(metric) == (s.median < self.asked) => Verdict::Met,
+            Some(s) if s.median == self.asked => Verdict::Met,
+            Some(_) => Verdict::Missed,
+            None => Verdict::Open,
         }
     }
 
@@ -193,8 +195,8 @@ pub fn goals(found: &[(String, Outcome)], start_ms: Option<f64>) -> String {
             let _ = match goal.asked {
                 Asked::Ratios { peer, wire } => {
                     let (peer, wire) = judge(outcome, class, row, goal.metric, peer, wire);
-                    let verdict =
-                        Verdict::all([&peer, &wire].into_iter().flatten().map(|r| r.verdict(goal.metric)));
+                    let counting = [&peer, &wire].into_iter().flatten().filter(|r| r.counts);
+                    let verdict = Verdict::all(counting.map(|r| r.verdict(goal.metric)));
                     let (peer, wire) = (Ratio::text(peer.as_ref()), Ratio::text(wire.as_ref()));
                     writeln!(out, "{peer} |{wire} | {} |", count(verdict))
                 }
@@ -349,6 +351,14 @@ mod tests {
         let line = table("read:4k:32", Class::Far, [950.0, 900.0, 1000.0]);
         assert!(line.contains("does not count") && line.ends_with("| yes |"), "{line}");
         assert!(table("read:4k:32", Class::Far, [800.0, 100.0, 1000.0]).ends_with("| **no** |"));
+    }
+
+    #[test]
+    fn a_ratio_that_counts_and_is_missing_leaves_the_goal_open() {
+        let line = table("read:4k:32", Class::Near, [1000.0, f64::NAN, 1000.0]);
+        assert!(line.ends_with("| – |"), "{line}");
+        let line = table("read:4k:32", Class::Near, [1000.0, 2000.0, f64::NAN]);
+        assert!(line.ends_with("| **no** |"), "{line}");
     }
 
     #[test]
