@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use spindle_bdev::null::{NullBdev, NullConfig};
 use spindle_bdev::ram::{RamBdev, RamConfig};
 use spindle_bdev::{Bdev, BdevInfo, ChannelId};
@@ -18,7 +19,7 @@ pub const BLOCKS: u64 = (16 << 20) / BLOCK as u64;
 pub const BYTES: u32 = 4096;
 
 /// Which device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Disk {
     /// Forgets everything.
     Null,
@@ -66,13 +67,28 @@ pub fn unit(info: BdevInfo) -> LuSpec {
 }
 
 /// First blocks of commands, not in order, as random access is not.
-#[derive(Default)]
-pub struct Places(u64);
+pub struct Places {
+    first: u64,
+    blocks: u64,
+    at: u64,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self::part(0, 1)
+    }
+}
 
 impl Places {
+    /// Those in one of several equal parts of the device.
+    pub fn part(n: u64, of: u64) -> Self {
+        let blocks = (BLOCKS / of) & !7;
+        Self { first: n * blocks, blocks, at: 0 }
+    }
+
     /// The next.
     pub fn next(&mut self) -> u32 {
-        self.0 = ((self.0 + 7919 * u64::from(BYTES / BLOCK)) % (BLOCKS - 8)) & !7;
-        self.0 as u32
+        self.at = ((self.at + 7919 * u64::from(BYTES / BLOCK)) % (self.blocks - 8)) & !7;
+        (self.first + self.at) as u32
     }
 }

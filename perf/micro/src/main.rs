@@ -14,19 +14,24 @@
 mod alone;
 mod budget;
 mod callgrind;
+mod cores;
 mod device;
+mod lines;
 mod parts;
 mod quiet_net;
 mod scenario;
+mod seat;
 mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::budget::Budget;
+use crate::device::Disk;
 use crate::scenario::Scenario;
 
 /// Counts instructions per command.
@@ -44,6 +49,38 @@ enum Command {
         scenario: Scenario,
         /// Commands
         count: u32,
+    },
+    /// Measure one core alone, beside a stranger, and beside one that serves the same unit
+    Cores {
+        /// The two processors; the first two that may be used if left out
+        #[arg(long, value_delimiter = ',')]
+        cpus: Vec<u32>,
+        /// Rounds
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+        /// Seconds of each sample
+        #[arg(long, default_value_t = 0.2)]
+        time: f64,
+        /// Fail if a partner costs a core more than this share of its rate, such as 0.05
+        #[arg(long)]
+        most: Option<f64>,
+    },
+    /// Look at every access of two cores that serve one unit, under valgrind, and fail if they share a line
+    Lines {
+        /// Only this disk
+        disk: Option<Disk>,
+        /// Let both cores count in one place, which must be found
+        #[arg(long)]
+        planted: bool,
+    },
+    /// What `lines` traces
+    #[command(hide = true)]
+    LinesOf {
+        /// Which
+        disk: Disk,
+        /// With a counter that both cores write
+        #[arg(long)]
+        planted: bool,
     },
     /// Count all scenarios under valgrind and hold them against the budget
     Check {
@@ -67,6 +104,11 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run { scenario, count } => scenario.run(count),
+        Command::Cores { cpus, rounds, time, most } => {
+            two(&cpus).and_then(|cpus| cores::run(cpus, rounds, Duration::try_from_secs_f64(time)?, most))
+        }
+        Command::Lines { disk, planted } => share_no_line(disk, planted),
+        Command::LinesOf { disk, planted } => lines::traced(disk, planted),
         Command::Check { scenarios, budget, where_spent, functions, keep } => {
             check(&scenarios, &budget, (where_spent, functions), keep.as_deref())
         }
@@ -82,6 +124,23 @@ fn main() -> ExitCode {
 
 /// Idle sessions and units may not be noticed; what is left are the odd longer search and the table that grew.
 const TWIN_RATIO_MAX: f64 = 1.01;
+
+fn share_no_line(disk: Option<Disk>, planted: bool) -> Result<()> {
+    println!("| disk | lines stored by one core | by the other | shared |");
+    println!("|---|---:|---:|---:|");
+    disk.map_or(vec![Disk::Null, Disk::Ram], |disk| vec![disk])
+        .into_iter()
+        .try_for_each(|disk| lines::check(disk, planted))?;
+    println!("RESULT: two cores serving one unit share no line that either stores to");
+    Ok(())
+}
+
+/// Two processors: those given, or the first two of this process.
+fn two(given: &[u32]) -> Result<(u32, u32)> {
+    let cpus = if given.is_empty() { spindle_ffi_os::cpu::allowed()? } else { given.to_vec() };
+    ensure!(cpus.len() >= 2, "two processors are needed");
+    Ok((cpus[0], cpus[1]))
+}
 
 fn check(
     only: &[Scenario],

@@ -1,13 +1,13 @@
 //! One core of the target with one logical unit, and a logged-in initiator beside it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use spindle::limits::Limits;
 use spindle::message::ShardMsg;
 use spindle::shard::Core;
-use spindle_bdev::ChannelId;
+use spindle_bdev::{Bdev, ChannelId};
 use spindle_initiator::{Config, Event, InitiatorConn};
 use spindle_iscsi::IscsiTransport;
 use spindle_iscsi::config::IscsiConfig;
@@ -15,8 +15,8 @@ use spindle_iscsi_wire::bhs::{self, Digests};
 use spindle_iscsi_wire::{
     Bhs, DataIn, DataOut, Itt, R2t, ScsiCommand, ScsiResponse, SerialNumber, TargetOpcode, TaskAttribute,
 };
-use spindle_mem::SgvPool;
-use spindle_reactor::{CoreId, Mailbox, Mesh, Tick};
+use spindle_mem::{Arena, SgvPool};
+use spindle_reactor::{Mailbox, Mesh, Tick};
 use spindle_scsi::{Engine, LuId, LuSpec};
 
 use crate::device::{BLOCK, BYTES, Disk, Places, arena, unit};
@@ -24,7 +24,13 @@ use crate::quiet_net::QuietNet;
 
 const TARGET: &str = "iqn.2026-01.org.example:micro";
 
-type Mail = Mailbox<ShardMsg<QuietNet>>;
+const PORTAL: &str = "127.0.0.1:3260";
+/// What another core is waited for.
+const LOGIN_MAX: Duration = Duration::from_secs(300);
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+
+/// What a core of it hears others by.
+pub type Mail = Mailbox<ShardMsg<QuietNet>>;
 
 /// What is asked of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,31 +64,60 @@ fn measured_turn(core: &mut Core<QuietNet>, now: Tick, mail: &mut Mail) -> u32 {
     core.turn(now, mail)
 }
 
+/// What the cores of one target have in common: memory, a unit, what is served how.
+pub struct Target {
+    limits: Limits,
+    arena: Arc<Arena>,
+    bdev: Arc<dyn Bdev>,
+    config: Arc<IscsiConfig>,
+}
+
+impl Target {
+    /// A target of so many cores, and the mailbox of each.
+    pub fn new(disk: Disk, cores: u8) -> Result<(Self, Vec<Mail>)> {
+        let pools = 16 << 20;
+        let memory = (48 << 20) + u64::from(cores) * pools;
+        let limits = Limits::new(cores, pools, Some(memory), 1 << 30).map_err(anyhow::Error::msg)?;
+        let arena = arena(limits.arena_bytes_max)?;
+        let bdev = disk.open(&arena)?;
+        let config =
+            IscsiConfig { limits: limits.iscsi(), ..IscsiConfig::open_target(TARGET, PORTAL.parse()?) };
+        Ok((Self { limits, arena, bdev, config: Arc::new(config) }, Mesh::new(cores.into(), 64)))
+    }
+}
+
 impl World {
     /// A core as the product makes it, with a unit at LUN 0 and a session; beside them `idle` other sessions and units
     /// that nobody uses.
     pub fn new(disk: Disk, digests: bool, idle: u16) -> Result<Self> {
-        let id = CoreId(0);
-        let limits = Limits::new(1, 16 << 20, Some(64 << 20), 1 << 30).map_err(anyhow::Error::msg)?;
-        let arena = arena(limits.arena_bytes_max)?;
-        let bdev = disk.open(&arena)?;
-        let pool = SgvPool::new(id, arena.clone(), &limits.pool())?;
-        let engine = Engine::new(limits.engine(id), pool);
-        let portal = "127.0.0.1:3260".parse()?;
-        let config = IscsiConfig { limits: limits.iscsi(), ..IscsiConfig::open_target(TARGET, portal) };
-        let iscsi = IscsiTransport::new(QuietNet::new(), id, 1, Arc::new(config));
-        let mut core = Core::new(id, 1, engine, iscsi);
+        let (target, mut mails) = Target::new(disk, 1)?;
+        let mut world = Self::bring_up(&target, mails.pop().context("a mesh of one core")?, idle)?;
+        // The one that is measured comes last: it speaks.
         for n in 0..=idle {
-            let bdev = if n == 0 { &bdev } else { &Disk::Null.open(&arena)? };
+            world.log_in(&format!("iqn.2026-01.org.example:me-{n}"), digests)?;
+        }
+        ensure!(world.core.iscsi.session_count() == usize::from(idle) + 1, "a session is missing");
+        Ok(world)
+    }
+
+    /// One core of a target, in the thread that it will stay in, with a unit that is used, `idle` others that are not, and
+    /// no session yet.
+    pub fn bring_up(target: &Target, mail: Mail, idle: u16) -> Result<Self> {
+        let (id, cores) = (mail.core(), mail.cores() as u8);
+        let pool = SgvPool::new(id, target.arena.clone(), &target.limits.pool())?;
+        let engine = Engine::new(target.limits.engine(id), pool);
+        let iscsi = IscsiTransport::new(QuietNet::new(), id, cores, target.config.clone());
+        let mut core = Core::new(id, cores, engine, iscsi);
+        for n in 0..=idle {
+            let bdev = if n == 0 { &target.bdev } else { &Disk::Null.open(&target.arena)? };
             let bound = bdev.prepare(id)?.bind(&mut core.env())?;
             core.channels.open(ChannelId(n), bound);
             let (lu, channel) = (LuId(n.into()), ChannelId(n));
             core.engine.open_lu(LuSpec { lu, channel, ..unit(bdev.info()) });
         }
         core.engine.set_lun_map(1, &[(0, LuId(0), false)]);
-        let mail = Mesh::new(1, 64).pop().context("a mesh of one core")?;
         let now = Tick(1_000_000_000);
-        let mut world = Self {
+        Ok(Self {
             core,
             mail,
             now,
@@ -90,42 +125,50 @@ impl World {
             cmd_sn: SerialNumber(0),
             exp_stat_sn: SerialNumber(0),
             max_cmd_sn: SerialNumber(0),
-            places: Places::default(),
+            places: Places::part(id.index() as u64, cores.into()),
             line: Vec::new(),
-        };
-        // The one that is measured comes last: it speaks.
-        for n in 0..=idle {
-            let peer = "127.0.0.1:50000".parse()?;
-            if world.core.iscsi.adopt((), 1, peer, portal, world.now).is_err() {
-                bail!("the connection was not taken");
-            }
-            world.log_in(&format!("iqn.2026-01.org.example:me-{n}"), digests)?;
-        }
-        ensure!(world.core.iscsi.session_count() == usize::from(idle) + 1, "a session is missing");
-        Ok(world)
+        })
     }
 
     fn net(&mut self) -> &mut QuietNet {
         self.core.iscsi.net_mut()
     }
 
-    fn turn(&mut self) {
+    /// One turn as a reactor takes it: messages of other cores, all else, and what is posted to them made visible.
+    pub fn turn(&mut self) {
         self.now = Tick(self.now.0 + 1000);
+        if self.mail.begin() {
+            while let Some((from, message)) = self.mail.take() {
+                self.core.on_message(from, message, self.now);
+            }
+            self.mail.finish();
+        }
         self.core.turn(self.now, &mut self.mail);
+        self.mail.flush();
     }
 
-    fn log_in(&mut self, name: &str, digests: bool) -> Result<()> {
+    /// Connects and logs in; the other cores of the target must take turns meanwhile.
+    pub fn log_in(&mut self, name: &str, digests: bool) -> Result<()> {
+        let peer = "127.0.0.1:50000".parse()?;
+        if self.core.iscsi.adopt((), 1, peer, PORTAL.parse()?, self.now).is_err() {
+            bail!("the connection was not taken");
+        }
         let mut config = Config::normal(name, TARGET);
         if digests {
             config.offers = config.offers.with("HeaderDigest", "CRC32C").with("DataDigest", "CRC32C");
         }
         let mut initiator = InitiatorConn::new(config, Duration::ZERO);
-        for _ in 0..100 {
+        // The home of the unit is asked, and may be another core.
+        let begin = Instant::now();
+        while begin.elapsed() < LOGIN_MAX {
             let output = initiator.output().to_vec();
             initiator.consume(output.len());
             self.net().say(&output);
             self.turn();
             let answer = std::mem::take(&mut self.net().outbound);
+            if answer.is_empty() {
+                std::thread::sleep(LOOK_AGAIN);
+            }
             initiator.on_bytes(Duration::ZERO, &answer);
             while let Some(event) = initiator.next_event() {
                 match event {
@@ -148,17 +191,7 @@ impl World {
 
     /// Runs `count` commands, `batch` in each turn, uncounted first and then counted.
     pub fn run(&mut self, ask: Ask, count: u32, batch: u32) -> Result<()> {
-        // Unit attentions, the growth of the window and of tables belong to the warm-up.
-        for _ in 0..8 {
-            self.batch(Ask::Nothing, 1, false, true)?;
-        }
-        self.net().keep_payload = false;
-        self.net().move_payload = self.digests.data;
-        for _ in 0..64 {
-            let open = self.room();
-            self.batch(ask, batch.min(open), false, false)?;
-        }
-        ensure!(self.room() >= batch, "the command window grew to {} and no further", self.room());
+        self.warm_up(ask, batch, 64)?;
         let mut left = count;
         while left > 0 {
             let n = batch.min(left);
@@ -166,6 +199,26 @@ impl World {
             left -= n;
         }
         Ok(())
+    }
+
+    /// Unit attentions, the growth of the window and of tables: what happens once, within so many turns.
+    pub fn warm_up(&mut self, ask: Ask, batch: u32, turns: u32) -> Result<()> {
+        for _ in 0..8 {
+            self.batch(Ask::Nothing, 1, false, true)?;
+        }
+        self.net().keep_payload = false;
+        self.net().move_payload = self.digests.data;
+        for _ in 0..turns {
+            let open = self.room();
+            self.batch(ask, batch.min(open), false, false)?;
+        }
+        ensure!(self.room() >= batch, "the command window grew to {} and no further", self.room());
+        Ok(())
+    }
+
+    /// So many commands in one turn, by nobody counted.
+    pub fn commands(&mut self, ask: Ask, n: u32) -> Result<()> {
+        self.batch(ask, n, false, false)
     }
 
     fn room(&self) -> u32 {
@@ -181,15 +234,20 @@ impl World {
         }
         self.net().outbound.clear();
         self.net().say(&line);
-        let (mut answered, mut turns) = (0, 0);
+        let (mut answered, mut turns, mut begin) = (0, 0, None);
         while answered < n {
             turns += 1;
-            ensure!(turns <= 64, "{answered} of {n} commands were answered");
-            self.now = Tick(self.now.0 + 1000);
+            if turns > 64 {
+                // What another core has to say first takes as long as that core is away.
+                let asked = *begin.get_or_insert_with(Instant::now);
+                ensure!(!counted && asked.elapsed() < LOGIN_MAX, "{answered} of {n} commands were answered");
+                std::thread::sleep(LOOK_AGAIN);
+            }
             if counted {
+                self.now = Tick(self.now.0 + 1000);
                 measured_turn(&mut self.core, self.now, &mut self.mail);
             } else {
-                self.core.turn(self.now, &mut self.mail);
+                self.turn();
             }
             let answers = std::mem::take(&mut self.net().outbound);
             line.clear();
