@@ -60,7 +60,9 @@ impl Process {
     /// Fails if the process has ended.
     pub fn ensure_alive(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            bail!("it ended with {status}; see {}", self.log.display());
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let from = log.lines().count().saturating_sub(5);
+            bail!("it ended with {status}: {}", log.lines().skip(from).collect::<Vec<_>>().join("; "));
         }
         Ok(())
     }

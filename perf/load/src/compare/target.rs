@@ -235,10 +235,9 @@ fn spdk(program: &Program, cpus: &[u32]) -> Result<Running> {
     let socket = folder.join("rpc.sock");
     let port = free_port()?;
     let mut command = Command::new(&program.path);
-    command
-        .args(["-m", &format!("[{}]", list(cpus)), "--wait-for-rpc", "-r"])
-        .arg(&socket)
-        .args(&program.args);
+    command.args(["-m", &format!("[{}]", list(cpus)), "--wait-for-rpc", "-r"]).arg(&socket);
+    // Contenders stand on the same processor and run in turns.
+    command.arg("--disable-cpumask-locks").args(&program.args);
     let mut process = Process::start(command.stdout(Stdio::null()), cpus, "spdk")?;
     let mut rpc = loop {
         match UnixStream::connect(&socket) {
