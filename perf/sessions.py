@@ -20,20 +20,6 @@ COUNT, SECONDS = 10_000, 20
 SLABS = ("TCP", "sock_inode_cache", "filp", "eventpoll_epi", "eventpoll_pwq", "tw_sock_TCP", "request_sock_TCP")
 
 
-def resident_kib(pid):
-    text = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", text).group(1))
-
-
-def settled_kib(pid):
-    """Pools are populated in the background after the start: waits until nothing changes."""
-    before = -1
-    while (now := resident_kib(pid)) != before:
-        before = now
-        time.sleep(0.5)
-    return now
-
-
 def cpu_seconds(pid):
     """Processor time of all threads, in nanoseconds' resolution."""
     tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
@@ -57,12 +43,12 @@ def main():
     with tempfile.TemporaryDirectory(prefix="spindle-sessions-") as folder:
         with demo("--size", "64M", "--memory", "512M", folder=folder) as target:
             pid = target.process.pid
-            before, kernel = settled_kib(pid), sockets_kib()
+            before, kernel = target.settled_kib(), sockets_kib()
             cpu, begin = cpu_seconds(pid), time.perf_counter()
             with Crowd(target.url, count) as crowd:
                 took = time.perf_counter() - begin
                 cpu = cpu_seconds(pid) - cpu
-                after = resident_kib(pid)
+                after = target.resident_kib()
                 print(f"{count} sessions logged in within {took:.1f} s ({count / took:.0f} a second, the generator included); "
                       f"{cpu / count * 1e6:.0f} µs of the target's processor time for each")
                 print(f"resident: {before / 1024:.1f} MiB before, {after / 1024:.1f} MiB with them: "

@@ -84,6 +84,18 @@ class Target:
         with Rpc(self.socket) as rpc:
             return rpc.call(method, **params)
 
+    def resident_kib(self):
+        lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+    def settled_kib(self):
+        """The same when nothing changes any more: pools are populated in the background."""
+        before = -1
+        while (now := self.resident_kib()) != before:
+            before = now
+            time.sleep(0.5)
+        return now
+
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -111,14 +123,16 @@ def start(*options, folder):
     return Target(process, url, socket, log)
 
 
-def start_run(*options, folder, config=None, prefix=()):
-    """`spindle run`; serves when this returns. `prefix`: words before it, such as `setpriv ...`."""
+def start_run(*options, folder, config=None, prefix=(), wait=True):
+    """`spindle run`; serves when this returns, unless told not to wait. `prefix`: words before it, such as `setpriv ...`."""
     folder = pathlib.Path(folder)
     socket, log = folder / "rpc.sock", folder / "spindle.log"
     words = [*prefix, BINARY, "run", "--socket", socket, "--state", folder / "state", *options]
     if config is not None:
         words += ["-c", config]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=open(log, "a"), text=True)
+    if not wait:
+        return Target(process, None, socket, log)
     limit = time.monotonic() + 30
     while True:
         with contextlib.suppress(OSError):
