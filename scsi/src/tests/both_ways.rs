@@ -24,6 +24,8 @@ struct Setting {
     device_max: u32,
     vectors: [u32; 6],
     window: u32,
+    /// Commands of others that are aborted are told (TAS).
+    tells: bool,
     /// Unit attentions are taken before the program begins.
     cleared: bool,
 }
@@ -66,6 +68,8 @@ enum Step {
     Happen(usize),
     /// Data-Out that is damaged, if any is under way.
     Damage,
+    /// The last of the Data-Out of a command comes in while its `Revoke` is on its way, if there is one.
+    Cross,
     /// The next operations of this kind fail; or none.
     Fail(Option<(Op, BlockError)>),
     Manage(usize, TmfFunction),
@@ -84,7 +88,8 @@ fn setting() -> impl Strategy<Value = Setting> {
     let flags = (rarely(), any::<bool>(), any::<bool>(), rarely(), rarely(), rarely());
     let numbers =
         (1u8..=2, prop_oneof![Just(0u32), Just(24)], vectors, prop_oneof![1 => Just(8u32), 3 => Just(64)]);
-    (flags, numbers, prop::bool::weighted(0.9)).prop_map(|(flags, numbers, cleared)| {
+    let told = (prop::bool::weighted(0.3), prop::bool::weighted(0.9));
+    (flags, numbers, told).prop_map(|(flags, numbers, (tells, cleared))| {
         let (tst_shared, lends, write_cache, write_protect, read_only_map, big_blocks) = flags;
         let (cores, device_max, vectors, window) = numbers;
         Setting {
@@ -98,6 +103,7 @@ fn setting() -> impl Strategy<Value = Setting> {
             device_max,
             vectors,
             window,
+            tells,
             cleared,
         }
     })
@@ -140,8 +146,7 @@ fn other() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     caching[..3].copy_from_slice(&[0x08, 0x12, 0]);
     let mut cached = caching.clone();
     cached[2] = 4;
-    // SWP in byte 4, TAS in byte 5.
-    let control = |swp: u8, tas: u8| vec![0x0A, 0x0A, 0x22, 0x10, swp, tas, 0, 0, 0, 0, 0, 0];
+    let control = |swp: u8| vec![0x0A, 0x0A, 0x22, 0x10, swp, 0, 0, 0, 0, 0, 0, 0];
     let both = [blocks(0, 1), blocks(9, 1)].concat();
     prop_oneof![
         Just((TUR.to_vec(), Vec::new())),
@@ -150,9 +155,8 @@ fn other() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         Just((vec![0x12, 0, 0, 0, 96, 0], Vec::new())),
         Just(modes(caching)),
         Just(modes(cached)),
-        Just(modes(control(0x08, 0))),
-        Just(modes(control(0, 0x40))),
-        Just(modes(control(0, 0))),
+        Just(modes(control(0x08))),
+        Just(modes(control(0x00))),
         Just((vec![0x16, 0, 0, 0, 0, 0], Vec::new())),
         Just((vec![0x17, 0, 0, 0, 0, 0], Vec::new())),
         (1..4u64).prop_map(|key| (persistent_out(6, 0), pr_list(0, key))),
@@ -183,9 +187,10 @@ fn step() -> impl Strategy<Value = Step> {
         300 => any::<usize>().prop_map(Step::Happen),
         20 => Just(Step::Run),
         4 => Just(Step::Damage),
+        30 => Just(Step::Cross),
         4 => (op, error).prop_map(|fail| Step::Fail(Some(fail))),
         8 => Just(Step::Fail(None)),
-        4 => (0..2usize, function).prop_map(|(who, function)| Step::Manage(who, function)),
+        12 => (0..2usize, function).prop_map(|(who, function)| Step::Manage(who, function)),
         3 => (0..2usize).prop_map(Step::Lose),
         3 => map.prop_map(Step::Map),
         2 => (0..3u64).prop_map(|n| Step::Resize(DISK_BLOCKS - 8 * n)),
@@ -228,6 +233,12 @@ impl Walker {
         }
         let nexuses = [w.nexus_with(0, 1, s.window), w.nexus_with(s.cores - 1, 2, s.window)];
         w.run();
+        if s.tells {
+            w.clear_attentions(nexuses[0]);
+            let tst = if s.tst_shared { 0 } else { 0x20 };
+            let list = [&[0; 4][..], &[0x0A, 0x0A, tst | 2, 0x10, 0, 0x40], &[0; 6]].concat();
+            assert_eq!(w.ask(nexuses[0], &[0x15, 0x10, 0, 0, 16, 0], 0, &list).status, Status::Good);
+        }
         if s.cleared {
             nexuses.iter().for_each(|n| w.clear_attentions(*n));
         }
@@ -256,6 +267,12 @@ impl Walker {
                     w.events().into_iter().find_map(|e| if let Event::Fill(n) = e { Some(n) } else { None });
                 if let Some(n) = fill {
                     w.happen(Event::FillFails(n));
+                }
+            }
+            Step::Cross => {
+                let crosses = |c: &Cmd| c.revoked && matches!(c.state, State::Landed(_));
+                if let Some(n) = w.cmds.iter().position(crosses) {
+                    w.happen(Event::Fill(n));
                 }
             }
             Step::Fail(fail) => w.fail = *fail,
