@@ -3,11 +3,11 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 
-use spindle_mem::SgvPool;
+use spindle_mem::{Sgv, SgvPool};
 use spindle_reactor::{CoreId, Tick, WakeSet};
 
 use crate::device::OpenError;
-use crate::io::{BlockIo, IoDone, IoKey};
+use crate::io::{BlockIo, IoDone, IoFlags, IoKey};
 
 /// What a channel may use while it works: the time of this turn, the core's pool, and the place where ended
 /// operations go.
@@ -40,6 +40,31 @@ pub trait IoChannel {
     /// Takes the operation, or hands it back unchanged when there is no room now (try again after a `poll`
     /// that completed something, or on the next turn).
     fn submit(&mut self, io: BlockIo, cx: &mut IoCx<'_>) -> Result<(), BlockIo>;
+
+    /// Whether it ever does something at once; asked when the channel is opened.
+    fn serves_at_once(&self) -> bool {
+        false
+    }
+
+    /// Lends the caller what is stored in these blocks, if it can be had at once: a READ without an operation. `None`:
+    /// not so, for whatever reason; nothing has happened, and `submit` tells more. Reads that `submit` may still have to
+    /// do first are no hindrance; whoever must not pass an operation under way does not ask.
+    fn read_at_once(&mut self, _lba: u64, _blocks: u32, _pool: &mut SgvPool) -> Option<Sgv> {
+        None
+    }
+
+    /// Stores all of a vector from its first byte on, if that can be done at once, as durably as a completed write with
+    /// these flags: a WRITE without an operation. The vector may hold anything afterwards. `false`: nothing has happened.
+    fn write_at_once(
+        &mut self,
+        _lba: u64,
+        _blocks: u32,
+        _data: &mut Sgv,
+        _flags: IoFlags,
+        _pool: &mut SgvPool,
+    ) -> bool {
+        false
+    }
 
     /// Makes this turn's submissions visible to the device: one doorbell, one system call.
     fn kick(&mut self) {}

@@ -8,10 +8,11 @@
 
 use std::collections::VecDeque;
 
+use spindle_mem::{Sgv, SgvPool};
 use spindle_reactor::WakeSet;
 
 use crate::channel::{IoChannel, IoCx, ResetScope};
-use crate::io::{BlockError, BlockIo, IoDone, IoKey, IoResult};
+use crate::io::{BlockError, BlockIo, IoDone, IoFlags, IoKey, IoResult};
 
 /// A channel in the table of its core.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -33,6 +34,8 @@ struct Slot {
     touched: bool,
     /// In the list of active ones.
     active: bool,
+    /// It is worth asking it to do something at once.
+    at_once: bool,
 }
 
 impl Slot {
@@ -67,7 +70,9 @@ impl Channels {
             self.slots.resize_with(at + 1, || None);
         }
         assert!(self.slots[at].is_none(), "channel {} is open already", id.0);
-        self.slots[at] = Some(Slot { channel, line: VecDeque::new(), touched: false, active: false });
+        let at_once = channel.serves_at_once();
+        self.slots[at] =
+            Some(Slot { channel, line: VecDeque::new(), touched: false, active: false, at_once });
     }
 
     /// Takes a channel out, provided that nothing is in flight or waiting; the caller calls
@@ -105,6 +110,36 @@ impl Channels {
             slot.line.push_back(io);
             self.waiting += 1;
         }
+    }
+
+    /// Whether it is worth asking a channel to do something at once.
+    #[inline]
+    pub fn serves_at_once(&self, id: ChannelId) -> bool {
+        self.slots.get(id.0 as usize).and_then(Option::as_ref).is_some_and(|slot| slot.at_once)
+    }
+
+    /// [`IoChannel::read_at_once`] of a channel that nobody waits for.
+    #[inline]
+    pub fn read_at_once(&mut self, id: ChannelId, lba: u64, blocks: u32, pool: &mut SgvPool) -> Option<Sgv> {
+        let slot = self.slots.get_mut(id.0 as usize)?.as_mut().filter(|slot| slot.line.is_empty())?;
+        slot.channel.read_at_once(lba, blocks, pool)
+    }
+
+    /// [`IoChannel::write_at_once`] of a channel that nobody waits for.
+    #[inline]
+    pub fn write_at_once(
+        &mut self,
+        id: ChannelId,
+        lba: u64,
+        blocks: u32,
+        data: &mut Sgv,
+        flags: IoFlags,
+        pool: &mut SgvPool,
+    ) -> bool {
+        let slot = self.slots.get_mut(id.0 as usize).and_then(Option::as_mut);
+        slot.is_some_and(|slot| {
+            slot.line.is_empty() && slot.channel.write_at_once(lba, blocks, data, flags, pool)
+        })
     }
 
     /// Nobody wants this operation any more: a waiting one ends now, as `Aborted`; the device is told about the

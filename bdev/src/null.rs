@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use spindle_mem::{Arena, LenderId, PageTable, SGV_BYTES_MAX};
+use spindle_mem::{Arena, LenderId, PageTable, SGV_BYTES_MAX, Sgv, SgvPool};
 use spindle_reactor::{CoreId, WakeSet};
 
 use crate::channel::{ChannelSeed, CoreEnv, IoChannel, IoCx};
 use crate::device::{Bdev, BdevInfo, OpenError, ResizeError};
-use crate::io::{BlockError, BlockIo, IoDone, IoResult, Op, Provisioning};
+use crate::io::{BlockError, BlockIo, IoDone, IoFlags, IoResult, Op, Provisioning};
 use crate::ram::check_geometry;
 
 /// What the device is to look like.
@@ -109,6 +109,17 @@ struct NullChannel {
     id: LenderId,
 }
 
+impl NullChannel {
+    /// Length in bytes, if it lies on the device and one vector can hold it.
+    #[inline]
+    fn extent_bytes(&self, lba: u64, blocks: u32) -> Option<u32> {
+        let size = self.blocks.load(Ordering::Relaxed);
+        let bytes = u64::from(blocks) * u64::from(self.block_bytes);
+        let fits = lba <= size && u64::from(blocks) <= size - lba && bytes <= u64::from(SGV_BYTES_MAX);
+        fits.then_some(bytes as u32)
+    }
+}
+
 impl IoChannel for NullChannel {
     fn submit(&mut self, mut io: BlockIo, cx: &mut IoCx<'_>) -> Result<(), BlockIo> {
         let blocks = self.blocks.load(Ordering::Relaxed);
@@ -126,6 +137,19 @@ impl IoChannel for NullChannel {
         };
         cx.done.push(IoDone::of(io, result));
         Ok(())
+    }
+
+    fn serves_at_once(&self) -> bool {
+        true
+    }
+
+    fn read_at_once(&mut self, lba: u64, blocks: u32, pool: &mut SgvPool) -> Option<Sgv> {
+        let bytes = self.extent_bytes(lba, blocks)?;
+        pool.lend_zeroes(self.id, bytes)
+    }
+
+    fn write_at_once(&mut self, lba: u64, blocks: u32, data: &mut Sgv, _: IoFlags, _: &mut SgvPool) -> bool {
+        self.extent_bytes(lba, blocks) == Some(data.len())
     }
 
     fn poll(&mut self, _cx: &mut IoCx<'_>) -> u32 {

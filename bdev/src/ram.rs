@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use spindle_mem::{Arena, ArenaFull, Busy, LenderId, PAGE_BYTES, PageTable, SGV_BYTES_MAX};
+use spindle_mem::{Arena, ArenaFull, Busy, LenderId, PAGE_BYTES, PageTable, SGV_BYTES_MAX, Sgv, SgvPool};
 use spindle_reactor::{CoreId, WakeSet};
 
 use crate::channel::{ChannelSeed, CoreEnv, IoChannel, IoCx, ResetScope};
@@ -179,11 +179,16 @@ enum Step {
 impl RamChannel {
     /// Offset and length in bytes.
     fn extent(&self, io: &BlockIo) -> Option<(u64, u64)> {
-        let end = io.lba.checked_add(u64::from(io.blocks))?;
+        self.extent_of(io.lba, io.blocks)
+    }
+
+    #[inline]
+    fn extent_of(&self, lba: u64, blocks: u32) -> Option<(u64, u64)> {
+        let end = lba.checked_add(u64::from(blocks))?;
         // Acquire: a size that is seen comes with the memory behind it.
         (end <= self.disk.blocks.load(Ordering::Acquire)).then_some(())?;
         let block = u64::from(self.disk.block_bytes);
-        Some((io.lba * block, u64::from(io.blocks) * block))
+        Some((lba * block, u64::from(blocks) * block))
     }
 
     /// Does what can be done now of an operation that changes the disk.
@@ -297,6 +302,33 @@ impl IoChannel for RamChannel {
         };
         cx.done.push(done);
         Ok(())
+    }
+
+    fn serves_at_once(&self) -> bool {
+        true
+    }
+
+    fn read_at_once(&mut self, lba: u64, blocks: u32, pool: &mut SgvPool) -> Option<Sgv> {
+        let (offset, len) = self.extent_of(lba, blocks)?;
+        if len > u64::from(SGV_BYTES_MAX) { None } else { pool.lend(self.id, offset, len as u32) }
+    }
+
+    /// A whole page, which is exchanged or is not: more of them might be stored in part when spare pages run out.
+    fn write_at_once(
+        &mut self,
+        lba: u64,
+        blocks: u32,
+        data: &mut Sgv,
+        _: IoFlags,
+        pool: &mut SgvPool,
+    ) -> bool {
+        let page = PAGE_BYTES as u64;
+        let Some((offset, len)) = self.extent_of(lba, blocks) else { return false };
+        self.line.is_empty()
+            && len == page
+            && offset.is_multiple_of(page)
+            && data.len() == PAGE_BYTES as u32
+            && pool.exchange(self.id, offset, data, 0..PAGE_BYTES as u32).is_ok()
     }
 
     fn poll(&mut self, cx: &mut IoCx<'_>) -> u32 {

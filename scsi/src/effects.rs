@@ -24,6 +24,13 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// No operation that was admitted before waits to be submitted, and no answer that was decided before to be queued:
+    /// whatever is done at once then overtakes nothing.
+    #[inline]
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.port.is_empty() && self.io.is_empty()
+    }
+
     /// Nothing to do?
     pub fn is_empty(&self) -> bool {
         self.port.is_empty()

@@ -30,6 +30,7 @@ mod completion;
 pub mod config;
 mod describe;
 pub mod device_server;
+mod direct;
 pub mod effects;
 mod engine;
 pub mod flush;
@@ -51,6 +52,7 @@ pub mod task_set;
 pub mod unit_attention;
 
 pub use config::{EngineConfig, LuId, LuIdentity, LuSpec, LunEntry};
+pub use direct::{Direct, Witness};
 pub use effects::{ControlEvent, Effects, Stored};
 pub use engine::Engine;
 pub use message::ScsiMsg;

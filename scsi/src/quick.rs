@@ -5,16 +5,33 @@
 //! SIMPLE ones, and its CDB says what the initiator expects. Each function here recognises that case, decides
 //! before it changes anything, and otherwise leaves all as it was to the general way ([`crate::arrival`],
 //! [`crate::completion`]), which would come to the same result. So whatever is rare is written there, once.
+//!
+//! Where the device has the answer at hand (memory), a command is over within one call, and a READ needs no task for
+//! it: see [`crate::direct`].
 
-use spindle_bdev::{BlockIo, IoFlags, IoKey, Op, Origin};
+use spindle_bdev::{BlockIo, Channels, IoFlags, IoKey, Op, Origin};
 use spindle_mem::Sgv;
 use spindle_scsi_port::{Admit, Command, Outcome, PortEffect, TaskAttr, TaskId};
 
 use crate::device_server::{Exec, OpRow, disk, table};
+use crate::direct::Witness;
 use crate::engine::Engine;
-use crate::nexus::Itl;
+use crate::lu::LuShard;
+use crate::nexus::{Itl, Nexus};
 use crate::reserve::Access;
-use crate::task::{TaskState, flag, io_key, of_io_key};
+use crate::task::{TaskState, TaskTable, flag, io_key, of_io_key};
+
+/// These parts of an engine, and no others.
+macro_rules! tables {
+    ($engine:expr) => {
+        Tables {
+            nexuses: &mut $engine.nexuses,
+            itls: &mut $engine.itls,
+            lus: &$engine.lus,
+            tasks: &$engine.tasks,
+        }
+    };
+}
 
 impl Engine {
     /// A command arrives. `None`: look closer; nothing has changed.
@@ -28,6 +45,31 @@ impl Engine {
         }
     }
 
+    /// A READ whose device has the answer at hand. `None`: it takes a task; nothing has changed.
+    #[inline]
+    pub(crate) fn read_at_once<W: Witness>(
+        &mut self,
+        c: &Command<'_>,
+        channels: &mut Channels,
+        witness: &mut W,
+    ) -> Option<Sgv> {
+        if !self.fx.owes_nothing() {
+            return None;
+        }
+        let cdb = c.cdb.first_chunk::<16>()?;
+        let row = table::quick(cdb[0]).filter(|row| matches!(row.exec, Exec::Read))?;
+        let at_once = |lu: &LuShard| channels.serves_at_once(lu.channel);
+        let usual = usual::<true>(tables!(self), c, cdb, row, at_once)?;
+        let Usual { nexus, itl, lu, lba, blocks, length, .. } = usual;
+        let data = channels.read_at_once(lu.channel, lba, blocks, &mut self.pool)?;
+        debug_assert_eq!(data.len(), length);
+        witness.served(lu.channel, Op::Read, lba, blocks);
+        nexus.stats.commands += 1;
+        itl.moved.reads += 1;
+        itl.moved.read_bytes += u64::from(length);
+        Some(data)
+    }
+
     #[inline(always)]
     fn admit_as<const READS: bool>(
         &mut self,
@@ -35,39 +77,12 @@ impl Engine {
         cdb: &[u8; 16],
         row: &'static OpRow,
     ) -> Option<Admit> {
-        // Peripheral device addressing only.
-        if c.lun.0 & !(0xFF << 48) != 0 {
-            return None;
-        }
-        let nexus = self.nexuses.get_mut(usize::from(c.nexus.slot()))?;
-        let itl_slot = *nexus.luns.get((c.lun.0 >> 48) as usize)?;
-        let itl = self.itls.get_mut(usize::from(itl_slot))?;
-        let lu = self.lus.get(usize::from(itl.lu))?.as_deref()?;
-        let length = if READS { c.expected.read } else { c.expected.write };
-        let allowed = nexus.live == c.nexus.0
-            && nexus.tasks < nexus.granted
-            && !nexus.tags.overlaps(&self.tasks, c.tag)
-            && itl.is_quiet()
-            && lu.is_quiet()
-            && matches!(c.attr, TaskAttr::Simple | TaskAttr::Untagged)
-            && row.allows(cdb)
-            && (READS || (lu.protected.is_none() && !itl.read_only && self.hungry.is_empty()));
-        if !allowed {
-            return None;
-        }
-        let (lba, blocks) = extent(row, cdb);
-        let fits = u64::from(blocks) << lu.shift == u64::from(length)
-            && length != 0
-            && (if READS { c.expected.write } else { c.expected.read }) == 0
-            && lba <= lu.info.blocks
-            && u64::from(blocks) <= lu.info.blocks - lba
-            && blocks <= lu.transfer_blocks_max;
-        if !fits {
-            return None;
-        }
+        let usual = usual::<READS>(tables!(self), c, cdb, row, |_| true)?;
+        let Usual { nexus, itl, itl_slot, lu, lba, blocks, length } = usual;
+        // Whoever takes memory stands in line behind those that wait for it.
         let buf = match READS && lu.lends {
             true => None,
-            false if READS && !self.hungry.is_empty() => return None,
+            false if !self.hungry.is_empty() => return None,
             false => Some(self.pool.take(length, lu.share)?),
         };
         let Some((slot, task)) = self.tasks.take() else {
@@ -117,6 +132,61 @@ impl Engine {
         };
         self.fx.io.push((lu.channel, io));
         Some(Admit::NoData(id))
+    }
+
+    /// All Data-Out of a WRITE is in whose device can store it at hand: the task is over. `Err`: look closer.
+    #[inline]
+    pub(crate) fn received_at_once<W: Witness>(
+        &mut self,
+        id: TaskId,
+        mut buf: Sgv,
+        channels: &mut Channels,
+        witness: &mut W,
+    ) -> Result<(), Sgv> {
+        let Some(task) = self.tasks.row_of(id) else { return Err(buf) };
+        let lu = self.lus.get(usize::from(task.lu)).and_then(Option::as_deref);
+        let nexus = self.nexuses.get_mut(usize::from(task.nexus));
+        let (Some(lu), Some(nexus), Some(itl)) = (lu, nexus, self.itls.get_mut(usize::from(task.itl))) else {
+            return Err(buf);
+        };
+        let (lba, blocks, land) = (task.lba, task.blocks, task.land);
+        let usual = task.flags == flag::IN_SET | flag::PLAIN
+            && task.state() == TaskState::Receiving
+            && buf.len() == land
+            && lu.is_quiet()
+            && itl.access.allows_all()
+            && itl.set.is_simple()
+            && !nexus.lost
+            && !itl.gone
+            && self.fx.owes_nothing()
+            && nexus.tags.is_first(id.0 & 0xFFFF, task)
+            && channels.write_at_once(
+                lu.channel,
+                lba,
+                blocks,
+                &mut buf,
+                disk::write_flags(task, lu),
+                &mut self.pool,
+            );
+        if !usual {
+            return Err(buf);
+        }
+        witness.served(lu.channel, Op::Write, lba, blocks);
+        nexus.tags.remove_first(id.0 & 0xFFFF, task);
+        nexus.tasks -= 1;
+        self.promised += u32::from(nexus.tasks < nexus.granted);
+        itl.tasks -= 1;
+        itl.set.leave_simple();
+        itl.moved.received_bytes += u64::from(land);
+        itl.moved.writes += 1;
+        itl.moved.write_bytes += u64::from(land);
+        self.tasks.put_if(id, |task| {
+            task.step(TaskState::Free);
+            true
+        });
+        self.pool.put(buf);
+        self.settle();
+        Ok(())
     }
 
     /// All Data-Out of a task is in. `Err`: look closer.
@@ -207,6 +277,69 @@ impl Engine {
             usual
         })
     }
+}
+
+/// A command as nearly all are: from whom, for what.
+struct Usual<'a> {
+    nexus: &'a mut Nexus,
+    itl: &'a mut Itl,
+    itl_slot: u16,
+    lu: &'a LuShard,
+    lba: u64,
+    blocks: u32,
+    length: u32,
+}
+
+/// Where to look.
+struct Tables<'a, 't> {
+    nexuses: &'a mut [Nexus],
+    itls: &'a mut [Itl],
+    lus: &'a [Option<Box<LuShard>>],
+    tasks: &'t TaskTable,
+}
+
+/// Looks whether a command is one that nobody has anything to say to, for a unit that is in question at all. Changes
+/// nothing.
+#[inline(always)]
+fn usual<'a, const READS: bool>(
+    tables: Tables<'a, '_>,
+    c: &Command<'_>,
+    cdb: &[u8; 16],
+    row: &OpRow,
+    unit: impl FnOnce(&LuShard) -> bool,
+) -> Option<Usual<'a>> {
+    let Tables { nexuses, itls, lus, tasks } = tables;
+    // Peripheral device addressing only.
+    if c.lun.0 & !(0xFF << 48) != 0 {
+        return None;
+    }
+    let nexus = nexuses.get_mut(usize::from(c.nexus.slot()))?;
+    let itl_slot = *nexus.luns.get((c.lun.0 >> 48) as usize)?;
+    let itl = itls.get_mut(usize::from(itl_slot))?;
+    let lu = lus.get(usize::from(itl.lu))?.as_deref()?;
+    if !unit(lu) {
+        return None;
+    }
+    let length = if READS { c.expected.read } else { c.expected.write };
+    let allowed = nexus.live == c.nexus.0
+        && nexus.tasks < nexus.granted
+        && !nexus.tags.overlaps(tasks, c.tag)
+        && itl.is_quiet()
+        && lu.is_quiet()
+        && matches!(c.attr, TaskAttr::Simple | TaskAttr::Untagged)
+        && row.allows(cdb)
+        && (READS || (lu.protected.is_none() && !itl.read_only));
+    if !allowed {
+        return None;
+    }
+    let (lba, blocks) = extent(row, cdb);
+    let fits = u64::from(blocks) << lu.shift == u64::from(length)
+        && length != 0
+        && (if READS { c.expected.write } else { c.expected.read }) == 0
+        && lba <= lu.info.blocks
+        && u64::from(blocks) <= lu.info.blocks - lba
+        && blocks <= lu.transfer_blocks_max;
+    fits.then_some(Usual { nexus, itl, itl_slot, lu, lba, blocks, length })
 }
 
 impl Itl {

@@ -576,6 +576,12 @@ impl Tags {
         *first = slot;
     }
 
+    /// Whether a task is the first of its bucket.
+    #[inline]
+    pub fn is_first(&mut self, slot: Slot, task: &Task) -> bool {
+        *self.bucket(task.tag) == slot
+    }
+
     /// A task goes, if it is the first of its bucket. `false`: it is not, and stays.
     #[inline]
     pub fn remove_first(&mut self, slot: Slot, task: &Task) -> bool {

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, OnceLock};
 
-use spindle_bdev::{BlockIo, ChannelId, IoDone, IoResult};
+use spindle_bdev::{BlockIo, ChannelId, IoDone, IoResult, Op};
 use spindle_reactor::trace::{EventId, FlightLog, Record, Recorder};
 use spindle_reactor::{CoreId, Tick};
 use spindle_scsi_port::PortEffect;
@@ -26,6 +26,7 @@ const MESSAGE: EventId = EventId(10);
 const ADOPT: EventId = EventId(11);
 const ERRAND: EventId = EventId(12);
 const NOTIFY: EventId = EventId(13);
+const SERVED: EventId = EventId(14);
 
 /// What an event is called.
 pub fn name(event: EventId) -> Option<&'static str> {
@@ -43,6 +44,7 @@ pub fn name(event: EventId) -> Option<&'static str> {
         ADOPT => "adopt connection",
         ERRAND => "errand",
         NOTIFY => "notify nexus",
+        SERVED => "served channel lba blocks+op",
         _ => return None,
     })
 }
@@ -74,6 +76,12 @@ impl Notes {
     pub fn submit(&mut self, at: Tick, channel: ChannelId, io: &BlockIo) {
         let what = u64::from(io.blocks) << 8 | io.op as u64;
         self.note(at, SUBMIT, channel.0, io.key.0 as u32, [io.lba, what]);
+    }
+
+    /// A device has done at once what would have been an operation.
+    #[inline]
+    pub fn served(&mut self, at: Tick, channel: ChannelId, op: Op, lba: u64, blocks: u32) {
+        self.note(at, SERVED, channel.0, 0, [lba, u64::from(blocks) << 8 | op as u64]);
     }
 
     /// It came back, and did not end its command well: of those that do, the answer in the same turn tells.

@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::mpsc::Sender;
 
-use spindle_bdev::{ChannelId, Channels, CoreEnv, CoreShared, IoCx, IoDone};
+use spindle_bdev::{ChannelId, Channels, CoreEnv, CoreShared, IoCx, IoDone, Op};
 use spindle_iscsi::{IscsiOut, IscsiTransport};
 use spindle_net::Net;
 use spindle_reactor::{CoreId, Mailbox, Shard, Tick, Turn, WakeSet, Work};
-use spindle_scsi::{ControlEvent, Engine, LuId};
+use spindle_scsi::{ControlEvent, Direct, Engine, LuId, Witness};
 use spindle_scsi_port::{PortEffect, Transport};
 
 use crate::message::{Adopted, ShardMsg};
@@ -94,6 +94,31 @@ pub enum Placement {
     Here,
 }
 
+/// The mid-level as transports see it: the engine, and the channels for what devices can do at once. A macro, for it
+/// borrows these parts of the core and no others.
+macro_rules! mid {
+    ($core:expr) => {
+        Direct {
+            engine: &mut $core.engine,
+            channels: &mut $core.channels,
+            witness: Served { notes: &mut $core.notes, now: $core.now },
+        }
+    };
+}
+
+/// Notes what was served without an operation.
+struct Served<'a> {
+    notes: &'a mut Notes,
+    now: Tick,
+}
+
+impl Witness for Served<'_> {
+    #[inline]
+    fn served(&mut self, channel: ChannelId, op: Op, lba: u64, blocks: u32) {
+        self.notes.served(self.now, channel, op, lba, blocks);
+    }
+}
+
 impl<N: Net> Core<N> {
     /// A core with nothing open yet.
     pub fn new(id: CoreId, cores: u8, engine: Engine, iscsi: IscsiTransport<N>) -> Core<N> {
@@ -139,7 +164,7 @@ impl<N: Net> Core<N> {
         self.now = now;
         match message {
             ShardMsg::Scsi(message) => self.engine.on_core(from, message),
-            ShardMsg::Conn(message) => self.iscsi.on_message(from, message, now, &mut self.engine),
+            ShardMsg::Conn(message) => self.iscsi.on_message(from, message, now, &mut mid!(self)),
             ShardMsg::Adopt(new) => self.adopt(*new),
             ShardMsg::Control(errand) => {
                 self.notes.errand(now);
@@ -159,7 +184,7 @@ impl<N: Net> Core<N> {
     /// One pass over everything this core owns. Returns how much was done.
     pub fn turn(&mut self, now: Tick, mail: &mut Mailbox<ShardMsg<N>>) -> u32 {
         self.now = now;
-        let mut work = self.iscsi.poll(now, PDUS_PER_TURN, &mut self.engine);
+        let mut work = self.iscsi.poll(now, PDUS_PER_TURN, &mut mid!(self));
         let mut cx = IoCx { now, pool: self.engine.pool_mut(), done: &mut self.done };
         work += self.channels.poll(&mut cx);
         self.tick_at = self.engine.on_tick(now);
@@ -171,7 +196,7 @@ impl<N: Net> Core<N> {
             work += more;
         }
         self.channels.kick();
-        self.iscsi.flush(now, &mut self.engine);
+        self.iscsi.flush(now, &mut mid!(self));
         self.send_out(mail);
         if !self.closing.is_empty() {
             self.finish_closing();
@@ -210,7 +235,7 @@ impl<N: Net> Core<N> {
         let mut port = std::mem::take(&mut self.port);
         for effect in port.drain(..) {
             self.notes.effect(self.now, &effect);
-            self.iscsi.perform(effect, &mut self.engine);
+            self.iscsi.perform(effect, &mut mid!(self));
         }
         self.port = port;
         let mut core = std::mem::take(&mut self.engine.effects().core);

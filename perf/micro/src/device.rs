@@ -6,9 +6,9 @@ use anyhow::Result;
 use clap::ValueEnum;
 use spindle_bdev::null::{NullBdev, NullConfig};
 use spindle_bdev::ram::{RamBdev, RamConfig};
-use spindle_bdev::{Bdev, BdevInfo, ChannelId};
+use spindle_bdev::{Bdev, BdevInfo, BlockIo, ChannelId, CoreEnv, IoChannel, IoCx};
 use spindle_mem::{Arena, ArenaConfig, HugePolicy};
-use spindle_reactor::CoreId;
+use spindle_reactor::{CoreId, WakeSet};
 use spindle_scsi::{LuId, LuIdentity, LuSpec};
 
 /// Logical blocks of all devices here.
@@ -25,6 +25,33 @@ pub enum Disk {
     Null,
     /// Memory.
     Ram,
+    /// Forgets everything, and does nothing without an operation: what any device costs that needs time.
+    Slow,
+}
+
+/// A channel that does nothing without an operation.
+struct OneByOne(Box<dyn IoChannel>);
+
+impl IoChannel for OneByOne {
+    fn submit(&mut self, io: BlockIo, cx: &mut IoCx<'_>) -> Result<(), BlockIo> {
+        self.0.submit(io, cx)
+    }
+
+    fn poll(&mut self, cx: &mut IoCx<'_>) -> u32 {
+        self.0.poll(cx)
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.0.in_flight()
+    }
+
+    fn arm(&mut self, wake: &mut WakeSet) -> bool {
+        self.0.arm(wake)
+    }
+
+    fn close(&mut self, env: &mut CoreEnv<'_>) {
+        self.0.close(env);
+    }
 }
 
 /// Memory for a core and its device. What the machine grants must not change what is counted.
@@ -38,7 +65,7 @@ impl Disk {
         let (name, uuid) = ("d".to_owned(), [7; 16]);
         let (block_bytes, blocks) = (BLOCK, BLOCKS);
         Ok(match self {
-            Disk::Null => Arc::new(NullBdev::new(
+            Disk::Null | Disk::Slow => Arc::new(NullBdev::new(
                 arena,
                 NullConfig { name, uuid, block_bytes, blocks, physical_exponent: 0 },
             )?),
@@ -47,6 +74,14 @@ impl Disk {
                 RamConfig { name, uuid, block_bytes, blocks, physical_exponent: 3, spares: None },
             )?),
         })
+    }
+}
+
+impl Disk {
+    /// A core's path to the device.
+    pub fn bind(self, bdev: &dyn Bdev, core: CoreId, env: &mut CoreEnv<'_>) -> Result<Box<dyn IoChannel>> {
+        let channel = bdev.prepare(core)?.bind(env)?;
+        Ok(if self == Disk::Slow { Box::new(OneByOne(channel)) } else { channel })
     }
 }
 

@@ -35,6 +35,10 @@ pub enum Scenario {
     ReadRamAlone,
     /// WRITE to memory, one in a turn
     WriteRamAlone,
+    /// READ by an operation, as of a device that needs time
+    ReadSlow,
+    /// WRITE by an operation
+    WriteSlow,
     /// READ under both digests
     ReadNullDigests,
     /// WRITE under both digests
@@ -82,6 +86,8 @@ impl Scenario {
             Self::WriteRam => "write-ram",
             Self::ReadRamAlone => "read-ram-alone",
             Self::WriteRamAlone => "write-ram-alone",
+            Self::ReadSlow => "read-slow",
+            Self::WriteSlow => "write-slow",
             Self::ReadNullDigests => "read-null-digests",
             Self::WriteNullDigests => "write-null-digests",
             Self::ReadRamDigests => "read-ram-digests",
@@ -124,6 +130,8 @@ impl Scenario {
             Self::WriteRam => drive(Disk::Ram, false, Ask::Write, 32),
             Self::ReadRamAlone => drive(Disk::Ram, false, Ask::Read, 1),
             Self::WriteRamAlone => drive(Disk::Ram, false, Ask::Write, 1),
+            Self::ReadSlow => drive(Disk::Slow, false, Ask::Read, 32),
+            Self::WriteSlow => drive(Disk::Slow, false, Ask::Write, 32),
             Self::ReadNullDigests => drive(Disk::Null, true, Ask::Read, 32),
             Self::WriteNullDigests => drive(Disk::Null, true, Ask::Write, 32),
             Self::ReadRamDigests => drive(Disk::Ram, true, Ask::Read, 32),

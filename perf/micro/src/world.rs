@@ -66,6 +66,7 @@ fn measured_turn(core: &mut Core<QuietNet>, now: Tick, mail: &mut Mail) -> u32 {
 
 /// What the cores of one target have in common: memory, a unit, what is served how.
 pub struct Target {
+    disk: Disk,
     limits: Limits,
     arena: Arc<Arena>,
     bdev: Arc<dyn Bdev>,
@@ -82,7 +83,7 @@ impl Target {
         let bdev = disk.open(&arena)?;
         let config =
             IscsiConfig { limits: limits.iscsi(), ..IscsiConfig::open_target(TARGET, PORTAL.parse()?) };
-        Ok((Self { limits, arena, bdev, config: Arc::new(config) }, Mesh::new(cores.into(), 64)))
+        Ok((Self { disk, limits, arena, bdev, config: Arc::new(config) }, Mesh::new(cores.into(), 64)))
     }
 }
 
@@ -109,8 +110,11 @@ impl World {
         let iscsi = IscsiTransport::new(QuietNet::new(), id, cores, target.config.clone());
         let mut core = Core::new(id, cores, engine, iscsi);
         for n in 0..=idle {
-            let bdev = if n == 0 { &target.bdev } else { &Disk::Null.open(&target.arena)? };
-            let bound = bdev.prepare(id)?.bind(&mut core.env())?;
+            let (disk, bdev) = match n {
+                0 => (target.disk, &target.bdev),
+                _ => (Disk::Null, &Disk::Null.open(&target.arena)?),
+            };
+            let bound = disk.bind(&**bdev, id, &mut core.env())?;
             core.channels.open(ChannelId(n), bound);
             let (lu, channel) = (LuId(n.into()), ChannelId(n));
             core.engine.open_lu(LuSpec { lu, channel, ..unit(bdev.info()) });
@@ -374,7 +378,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_command_is_answered_on_every_disk() {
-        for disk in [Disk::Null, Disk::Ram] {
+        for disk in [Disk::Null, Disk::Ram, Disk::Slow] {
             for digests in [false, true] {
                 for ask in [Ask::Read, Ask::Write, Ask::WriteSolicited, Ask::Nothing] {
                     let mut world = World::new(disk, digests, 0).unwrap();

@@ -133,6 +133,15 @@ impl<T> Slab<T> {
         Some(slot.key)
     }
 
+    /// The key that the next row will have, if it is the next thing that happens to the slab; `None` when full.
+    #[inline]
+    pub fn next_key(&mut self) -> Option<Key<T>> {
+        if self.free.is_empty() {
+            self.grow()?;
+        }
+        Some(self.slots[usize::from(*self.free.front()?)].key)
+    }
+
     /// The row, unless the key is stale.
     #[inline]
     pub fn get(&self, key: Key<T>) -> Option<&T> {

@@ -8,7 +8,9 @@
 //!   transport                                mid-level
 //!     nexus_up(info)              ─────────►   NexusId
 //!     command(&Command)           ─────────►   Admit::{NoData, Land(buf), Wait, Swallow, Refused}
+//!     read_at_once(&Command)      ─────────►   the data, if the device has it at hand: no task, no Respond
 //!     received(task, buf)         ─────────►                         all Data-Out is in
+//!     received_at_once(task, buf) ─────────►   true: stored and GOOD; no Respond
 //!                                 ◄─────────   PortEffect::Land      a buffer came free for a `Wait`
 //!                                 ◄─────────   PortEffect::Respond   status, residuals, sense, Data-In
 //!     responded(task)             ─────────►                         the status stands in the send order

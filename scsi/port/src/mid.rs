@@ -26,6 +26,20 @@ pub trait Mid {
     /// A command has arrived.
     fn command(&mut self, command: &Command<'_>) -> Admit;
 
+    /// A READ that can be over before this returns, because its device has the answer at hand and nobody has anything to
+    /// say to the command: it has ended GOOD with the data given, as many bytes as were expected, and there never was a
+    /// task. `None`: nothing has changed; [`Mid::command`] takes it.
+    fn read_at_once(&mut self, _command: &Command<'_>) -> Option<Sgv> {
+        None
+    }
+
+    /// As [`Mid::received`]. `true`: the command is over already and was GOOD, without a residual; its task is no more,
+    /// and neither `Respond` nor [`Mid::responded`] follow.
+    fn received_at_once(&mut self, task: TaskId, buf: Sgv) -> bool {
+        self.received(task, buf);
+        false
+    }
+
     /// All Data-Out of a task is in. The buffer may be another than the one that was given (a stack that
     /// adopts packets), its `len()` is what arrived.
     fn received(&mut self, task: TaskId, buf: Sgv);

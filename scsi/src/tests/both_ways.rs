@@ -13,7 +13,7 @@ use crate::task::flag;
 
 /// What stays as it is through a program.
 #[derive(Clone, Debug)]
-struct Setting {
+pub struct Setting {
     cores: u8,
     tst_shared: bool,
     lends: bool,
@@ -32,7 +32,7 @@ struct Setting {
 
 /// A READ or WRITE, more or less as it should be.
 #[derive(Clone, Debug)]
-struct Transfer {
+pub struct Transfer {
     who: usize,
     writes: bool,
     family: Family,
@@ -45,12 +45,12 @@ struct Transfer {
     lun: u32,
     method: LunMethod,
     /// The tag of an earlier command.
-    same_tag: Option<usize>,
+    pub same_tag: Option<usize>,
     fill: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Offer {
+pub enum Offer {
     Exact,
     Bytes(u32),
     /// What fits, and as much room or data in the other direction.
@@ -60,7 +60,7 @@ enum Offer {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub enum Step {
     Transfer(Transfer),
     /// Another command, with its parameter list.
     Other(usize, TaskAttr, Vec<u8>, Vec<u8>),
@@ -82,7 +82,7 @@ enum Step {
     Run,
 }
 
-fn setting() -> impl Strategy<Value = Setting> {
+pub fn setting() -> impl Strategy<Value = Setting> {
     let rarely = || prop::bool::weighted(0.1);
     let vectors = prop_oneof![3 => Just(SMALL), 1 => Just([2, 1, 0, 0, 0, 0]), 1 => Just([0, 0, 3, 0, 0, 0])];
     let flags = (rarely(), any::<bool>(), any::<bool>(), rarely(), rarely(), rarely());
@@ -109,7 +109,7 @@ fn setting() -> impl Strategy<Value = Setting> {
     })
 }
 
-fn transfer() -> impl Strategy<Value = Transfer> {
+pub fn transfer() -> impl Strategy<Value = Transfer> {
     let family = prop_oneof![
         1 => Just(Family::Six), 6 => Just(Family::Ten), 1 => Just(Family::Twelve), 6 => Just(Family::Sixteen)
     ];
@@ -167,7 +167,7 @@ fn other() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     ]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub fn step() -> impl Strategy<Value = Step> {
     use TmfFunction::*;
     let attr = || prop_oneof![8 => Just(TaskAttr::Simple), 1 => Just(TaskAttr::Ordered), 1 => Just(TaskAttr::HeadOfQueue)];
     let error =
@@ -200,15 +200,15 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// One world on its way through a program.
-struct Walker {
-    w: World,
-    nexuses: [NexusId; 2],
+pub struct Walker {
+    pub w: World,
+    pub nexuses: [NexusId; 2],
     /// Answers that have been compared.
     looked: usize,
 }
 
 impl Walker {
-    fn new(s: &Setting, closely: bool) -> Walker {
+    pub fn new(s: &Setting, closely: bool) -> Walker {
         let block_bytes = if s.big_blocks { 4096 } else { 512 };
         let info = BdevInfo {
             block_bytes,
@@ -246,7 +246,7 @@ impl Walker {
     }
 
     /// Takes a step. `true`: a command took the usual way.
-    fn take(&mut self, step: &Step) -> bool {
+    pub fn take(&mut self, step: &Step) -> bool {
         let w = &mut self.w;
         match step {
             Step::Transfer(t) => return self.transfer(t),

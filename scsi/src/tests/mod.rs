@@ -1,6 +1,7 @@
 //! A bench for engines: several cores, a transport that keeps its part of the seam, a disk that can be told when to
 //! answer. Everything that may happen next stands in a list, so that a test can choose, or a seed can.
 
+mod at_once;
 mod attentions;
 mod both_ways;
 mod describing;
@@ -113,6 +114,10 @@ pub struct World {
     pub block: usize,
     /// Commands do not take the usual way of READ and WRITE (`quick`).
     pub closely: bool,
+    /// The device does reads and writes at once, as often as the engine asks it to.
+    pub at_once: bool,
+    /// How many it did.
+    pub served: usize,
     /// The tag of the next command, if it is to be one of another.
     pub reuse: Option<TaskTag>,
     pub shrunk: Vec<u8>,
@@ -176,6 +181,8 @@ impl World {
             closed: Vec::new(),
             block: info.block_bytes as usize,
             closely: false,
+            at_once: false,
+            served: 0,
             reuse: None,
             shrunk: Vec::new(),
             stored: 0,
@@ -254,6 +261,23 @@ impl World {
             expected: Expected { read, write: out.len() as u32, unsolicited: 0 },
         };
         let core = nexus.core();
+        if let Some(data) = self.read_at_once(&command) {
+            let answer =
+                Answer { status: Status::Good, sense: None, residual: Residual::None, data: data.to_vec() };
+            self.sending.push((core, data));
+            let (out, answer) = (Vec::new(), Some(answer));
+            self.cmds.push(Cmd {
+                nexus,
+                lun,
+                attr,
+                task: None,
+                out,
+                state: State::Over,
+                answer,
+                revoked: false,
+            });
+            return at;
+        }
         let closely = self.closely;
         let engine = self.engine(core);
         let admit = if closely { engine.command_closely(&command) } else { engine.command(&command) };
@@ -469,6 +493,17 @@ impl World {
                 let (task, core) = (cmd.task.unwrap(), cmd.nexus.core());
                 if self.closely {
                     self.engine(core).received_closely(task, buf);
+                } else if self.at_once {
+                    if self.received_at_once(core, task, buf) {
+                        let answer = Answer {
+                            status: Status::Good,
+                            sense: None,
+                            residual: Residual::None,
+                            data: Vec::new(),
+                        };
+                        let cmd = &mut self.cmds[n];
+                        (cmd.state, cmd.answer) = (State::Over, Some(answer));
+                    }
                 } else {
                     self.engine(core).received(task, buf);
                 }

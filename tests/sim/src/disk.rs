@@ -5,6 +5,7 @@
 //! last made durable, as the seed decides.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use spindle_bdev::{
     Bdev, BdevInfo, BlockError, BlockIo, ChannelSeed, CoreEnv, IoChannel, IoCx, IoDone, IoFlags, IoKey,
     IoResult, Op, OpenError, Provisioning, ResizeError,
 };
+use spindle_mem::{Sgv, SgvPool, ShareId};
 use spindle_reactor::{CoreId, Tick, WakeSet};
 
 use crate::trace;
@@ -39,6 +41,8 @@ pub struct DiskProfile {
     pub cancels: bool,
     /// Deallocated blocks read as zeros.
     pub unmap_zeroes: bool,
+    /// One READ or WRITE in so many that may be over at once is; 0: none.
+    pub at_once_one_in: u32,
 }
 
 /// Told of every block as a write reaches it: the oracle's eye on the disk. An error is the oracle's complaint.
@@ -118,6 +122,8 @@ pub struct DiskCounts {
     pub cancelled: u64,
     /// Those handed back because the queue was full.
     pub refused: u64,
+    /// Reads and writes done at once.
+    pub at_once: u64,
 }
 
 /// A disk as the control plane holds it.
@@ -320,9 +326,70 @@ impl DiskState {
         Ok(())
     }
 
+    /// Whether something is done at once, if it lies on the disk and is no longer than its vector.
+    fn at_once(&mut self, lba: u64, blocks: u32, bytes: u32) -> bool {
+        let inside = lba.checked_add(u64::from(blocks)).is_some_and(|end| end <= self.blocks.len() as u64);
+        let one_in = self.profile.at_once_one_in;
+        let now = inside
+            && u64::from(bytes) == u64::from(blocks) * u64::from(self.profile.block_bytes)
+            && one_in > 0
+            && self.rng.u32(0..one_in) == 0;
+        self.counts.at_once += u64::from(now);
+        now
+    }
+
+    fn read_at_once(&mut self, lba: u64, data: &mut Sgv) {
+        for (n, block) in self.blocks[lba as usize..].iter().enumerate() {
+            let at = n as u32 * self.profile.block_bytes;
+            if at >= data.len() {
+                return;
+            }
+            data.copy_from(at, block.now());
+        }
+    }
+
+    fn write_at_once(&mut self, lba: u64, blocks: u32, data: &Sgv, flags: IoFlags) {
+        let id = self.next_op;
+        self.next_op += 1;
+        trace!("{}: op {id} Write lba {lba} +{blocks} {flags:?} at once", self.name);
+        for n in 0..blocks {
+            let mut bytes = vec![0; self.profile.block_bytes as usize];
+            data.copy_to(n * self.profile.block_bytes, &mut bytes);
+            self.store(lba + u64::from(n), bytes.into(), id);
+        }
+        let flags = if self.profile.write_cache { flags } else { IoFlags::FUA };
+        self.written(id, lba..lba + u64::from(blocks), flags.has(IoFlags::FUA));
+    }
+
+    /// A write has completed; its blocks are durable, too, if it says so.
+    fn written(&mut self, id: u64, range: Range<u64>, durable: bool) {
+        let nth = self.completed.len() as u64;
+        self.completed.insert(id, nth);
+        for lba in range.filter(|_| durable) {
+            if let Some(block) = self.blocks.get_mut(lba as usize) {
+                settle(block, |v| v.op == id);
+            }
+        }
+    }
+
+    /// A block gets a new value.
+    fn store(&mut self, lba: u64, bytes: Arc<[u8]>, op: u64) {
+        // A shrunk unit: who reaches beyond its end has been told of.
+        let Some(block) = self.blocks.get_mut(lba as usize) else { return };
+        if let Some(watcher) = &mut self.watcher
+            && let Err(complaint) = watcher(self.now, lba, &bytes)
+        {
+            self.complaint.get_or_insert(complaint);
+        }
+        block.since.push(Version { bytes, op });
+        if block.since.len() > 24 {
+            // The cache wrote this one back by itself.
+            block.durable = block.since.remove(0).bytes;
+        }
+    }
+
     fn effect(&mut self, n: usize) {
         let block_bytes = self.profile.block_bytes;
-        let now = self.now;
         let op = &mut self.running[n];
         op.begun = true;
         // A part of it now, the rest later: large transfers tear between blocks.
@@ -336,10 +403,12 @@ impl DiskState {
             let span = op.done_at.since(op.effect_at).mul_f64(self.rng.f64());
             op.effect_at = op.effect_at + span;
         }
+        let id = op.id;
+        let mut stored = Vec::new();
         for n in part {
             let lba = op.io.lba + u64::from(n);
             let at = op.io.at + n * block_bytes;
-            let Some(block) = self.blocks.get_mut(lba as usize) else {
+            let Some(block) = self.blocks.get(lba as usize) else {
                 // The unit has shrunk, and promised before that nothing of the kind is under way.
                 let why = format!("op {} {:?} reaches block {lba}, which is gone", op.id, op.io.op);
                 self.complaint.get_or_insert(why);
@@ -362,16 +431,10 @@ impl DiskState {
                 Op::Unmap if !self.profile.unmap_zeroes => continue,
                 _ => self.zero.clone(),
             };
-            if let Some(watcher) = &mut self.watcher
-                && let Err(complaint) = watcher(now, lba, &bytes)
-            {
-                self.complaint.get_or_insert(complaint);
-            }
-            block.since.push(Version { bytes, op: op.id });
-            if block.since.len() > 24 {
-                // The cache wrote this one back by itself.
-                block.durable = block.since.remove(0).bytes;
-            }
+            stored.push((lba, bytes));
+        }
+        for (lba, bytes) in stored {
+            self.store(lba, bytes, id);
         }
     }
 
@@ -387,16 +450,8 @@ impl DiskState {
                 }
             }
             Op::Write | Op::Unmap | Op::WriteZeroes => {
-                let nth = self.completed.len() as u64;
-                self.completed.insert(op.id, nth);
-                if durable && ok {
-                    let range = op.io.lba..op.io.lba + u64::from(op.io.blocks);
-                    for lba in range {
-                        if let Some(block) = self.blocks.get_mut(lba as usize) {
-                            settle(block, |v| v.op == op.id);
-                        }
-                    }
-                }
+                let range = op.io.lba..op.io.lba + u64::from(op.io.blocks);
+                self.written(op.id, range, durable && ok);
             }
             _ => {}
         }
@@ -502,6 +557,35 @@ impl IoChannel for SimChannel {
         let mut state = self.disk.lock();
         state.now = cx.now;
         state.submit(self.core, io)
+    }
+
+    fn serves_at_once(&self) -> bool {
+        true
+    }
+
+    fn read_at_once(&mut self, lba: u64, blocks: u32, pool: &mut SgvPool) -> Option<Sgv> {
+        let mut state = self.disk.lock();
+        let bytes = blocks.checked_mul(state.profile.block_bytes)?;
+        state.at_once(lba, blocks, bytes).then_some(())?;
+        let mut data = pool.take(bytes, ShareId::default())?;
+        state.read_at_once(lba, &mut data);
+        Some(data)
+    }
+
+    fn write_at_once(
+        &mut self,
+        lba: u64,
+        blocks: u32,
+        data: &mut Sgv,
+        flags: IoFlags,
+        _: &mut SgvPool,
+    ) -> bool {
+        let mut state = self.disk.lock();
+        let now = state.at_once(lba, blocks, data.len());
+        if now {
+            state.write_at_once(lba, blocks, data, flags);
+        }
+        now
     }
 
     fn poll(&mut self, cx: &mut IoCx<'_>) -> u32 {

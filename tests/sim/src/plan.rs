@@ -127,9 +127,12 @@ impl Plan {
 
 fn disk(rng: &mut Rng) -> DiskProfile {
     let block_bytes = if rng.u32(0..4) == 0 { 4096 } else { 512 };
+    let blocks = if block_bytes == 512 { rng.u64(32..400) } else { rng.u64(16..64) };
     DiskProfile {
         block_bytes,
-        blocks: if block_bytes == 512 { rng.u64(32..400) } else { rng.u64(16..64) },
+        blocks,
+        // Not drawn, so that seeds known for what they found stay what they are.
+        at_once_one_in: [0, 2, 8][(blocks % 3) as usize],
         write_cache: rng.u32(0..3) > 0,
         depth: [2, 8, 64][rng.usize(0..3)],
         latency_us: [(5, 60), (20, 2_000), (200, 20_000)][rng.usize(0..3)],

@@ -1,7 +1,7 @@
 //! Full feature phase: requests by opcode, and the way of a SCSI Command to the mid-level.
 
 use spindle_iscsi_wire::ahs::CommandAhs;
-use spindle_iscsi_wire::bhs::{data_bytes, is_immediate};
+use spindle_iscsi_wire::bhs::{self, data_bytes, is_immediate};
 use spindle_iscsi_wire::{
     InitiatorOpcode, Itt, NopOut, RejectReason, ScsiCommand, SerialNumber, TaskAttribute, TextRequest,
     TmfRequest,
@@ -29,7 +29,7 @@ impl<N: Net> IscsiTransport<N> {
             self.reject(conn, RejectReason::CommandNotSupported);
             return Plan::DROP;
         };
-        self.acknowledged(conn);
+        conn.acknowledged(SerialNumber(bhs::be32(&conn.bhs, 28)));
         let numbered = !is_immediate(&conn.bhs)
             && !matches!(
                 kind,
@@ -130,15 +130,6 @@ impl<N: Net> IscsiTransport<N> {
         session.filter(|_| numbered).is_none_or(|s| s.admit(cmd_sn(conn)) != Admission::Ignore)
     }
 
-    fn acknowledged(&mut self, conn: &mut Conn) {
-        let b = &conn.bhs;
-        let sn = SerialNumber(u32::from_be_bytes([b[28], b[29], b[30], b[31]]));
-        // Only forward, and never beyond what was sent.
-        if sn.in_window(conn.exp_stat_sn, conn.stat_sn) {
-            conn.exp_stat_sn = sn;
-        }
-    }
-
     fn scsi_command<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) -> Plan {
         let refuse = |t: &mut Self, conn: &mut Conn, reason| {
             t.reject(conn, reason);
@@ -199,26 +190,11 @@ impl<N: Net> IscsiTransport<N> {
             write: if c.write { c.edtl } else { 0 },
             unsolicited: if more_follows { unsolicited_max } else { c.data_len },
         };
-        if self.tasks.is_full() {
-            self.make_room();
-        }
-        let row = |_| {
-            let mut task = Task::new(session_key, conn.id, c.itt, c.lun);
-            task.numbered = !c.immediate;
-            task.unsolicited_open = more_follows;
-            task.unsolicited_max = expected.unsolicited;
-            task.read_max = expected.read;
-            task.bidirectional = c.read && c.write;
-            task
-        };
-        let Some(key) = self.tasks.insert_with(row) else {
-            return self.no_room(conn, &c);
-        };
-        let command = Command {
+        let mut command = Command {
             nexus,
             lun: Lun::from_bytes(c.lun),
             tag: TaskTag(u64::from(c.itt.0)),
-            cookie: key.bits(),
+            cookie: 0,
             attr: match c.attr {
                 TaskAttribute::Untagged => TaskAttr::Untagged,
                 TaskAttribute::Simple => TaskAttr::Simple,
@@ -229,13 +205,45 @@ impl<N: Net> IscsiTransport<N> {
             cdb,
             expected,
         };
+        // On a plain connection that was asked before, of the usual command.
+        if !c.write
+            && !conn.is_plain()
+            && let Some(buf) = mid.read_at_once(&command)
+        {
+            if let Some(session) = self.sessions.get_mut(session_key) {
+                session.counters.commands += 1;
+            }
+            self.serve(conn, session_key, c.itt, buf, mid);
+            return Plan::DROP;
+        }
+        if self.tasks.is_full() {
+            self.make_room();
+        }
+        let row = |_| Task { read_max: expected.read, ..Task::of(session_key, conn.id, &c, unsolicited_max) };
+        let Some(key) = self.tasks.insert_with(row) else {
+            return self.no_room(conn, &c);
+        };
+        command.cookie = key.bits();
         let admit = mid.command(&command);
+        self.admitted(conn, session_key, key, admit, &c, mid)
+    }
+
+    /// What the mid-level said of a command, which has a row of the table.
+    pub(crate) fn admitted<M: Mid>(
+        &mut self,
+        conn: &mut Conn,
+        session_key: Key<Session>,
+        key: Key<Task>,
+        admit: Admit,
+        c: &ScsiCommand,
+        mid: &mut M,
+    ) -> Plan {
         let Some(task) = self.tasks.get_mut(key) else { return Plan::DROP };
         let mut over = false;
         match admit {
             Admit::NoData(id) => {
                 task.mid = id;
-                over = c.data_len == 0 && !more_follows;
+                over = c.data_len == 0 && !task.unsolicited_open;
             }
             Admit::Swallow(id) => (task.mid, task.phase) = (id, Phase::Swallowing),
             Admit::Wait { task: id, wanted } => {
@@ -250,26 +258,33 @@ impl<N: Net> IscsiTransport<N> {
             }
             Admit::Refused => {
                 self.tasks.remove(key);
-                return self.no_room(conn, &c);
+                return self.no_room(conn, c);
             }
         }
         if let Some(session) = self.sessions.get_mut(session_key) {
             session.enlist(task, key);
             session.counters.commands += 1;
             session.in_flight += u32::from(!c.immediate);
-            // What the initiator has out is judged as it saw things when it sent the command: what was answered since,
-            // and is not acknowledged by the command's ExpStatSN, was still out for it. So a target that answers each
-            // command at once is asked for a larger window just as a slow one.
-            let unseen = conn.stat_sn.diff(conn.exp_stat_sn) as u32;
-            if session.granted < session.window_max && session.in_flight + unseen >= session.granted * 3 / 4 {
-                self.grow_window(session_key, mid);
-            }
         }
+        self.look_at_window(conn, session_key, mid);
         if over {
             // Nothing comes with it, and nothing will.
             return Plan::DROP;
         }
         self.plan_data(key, 0, c.data_len)
+    }
+
+    /// Does the initiator nearly fill the window it has?
+    #[inline]
+    pub(crate) fn look_at_window<M: Mid>(&mut self, conn: &Conn, key: Key<Session>, mid: &mut M) {
+        let Some(session) = self.sessions.get(key) else { return };
+        // What the initiator has out is judged as it saw things when it sent its last command: what was answered since,
+        // and is not acknowledged by that command's ExpStatSN, was still out for it. So a target that answers each
+        // command at once is asked for a larger window just as a slow one.
+        let unseen = conn.stat_sn.diff(conn.exp_stat_sn) as u32;
+        if session.granted < session.window_max && session.in_flight + unseen >= session.granted * 3 / 4 {
+            self.grow_window(key, mid);
+        }
     }
 
     /// No row is left for a task: the oldest sink makes room.
@@ -282,7 +297,7 @@ impl<N: Net> IscsiTransport<N> {
 
     /// No slot: only immediate commands come beyond the grant (RFC 7143 §11.17.1: too many immediate
     /// commands). A numbered one is told TASK SET FULL.
-    fn no_room(&mut self, conn: &mut Conn, c: &ScsiCommand) -> Plan {
+    pub(crate) fn no_room(&mut self, conn: &mut Conn, c: &ScsiCommand) -> Plan {
         if c.immediate {
             self.reject(conn, RejectReason::TooManyImmediate);
             return Plan::DROP;

@@ -11,6 +11,7 @@ use spindle_reactor::Tick;
 use crate::digest::Crc32c;
 use crate::like::Like;
 use crate::login::{Login, LoginDone};
+use crate::rx::{LARGE_BYTES, WARY_PDUS};
 use crate::session::Session;
 use crate::task::Task;
 use crate::timers::ConnTimer;
@@ -190,7 +191,7 @@ impl Conn {
             logout: None,
             needed: 0,
             ahead: 0,
-            wary: crate::rx::WARY_PDUS,
+            wary: WARY_PDUS,
             like: Like::new(),
             parched: false,
             stalled: None,
@@ -221,6 +222,26 @@ impl Conn {
     #[inline]
     pub fn tail_bytes(&self, len: u32) -> u32 {
         bhs::pad(len) + if self.digests.data { 4 } else { 0 }
+    }
+
+    /// The initiator has seen all statuses before this one (RFC 7143 §4.2.2.2): only forward, and never beyond what was
+    /// sent.
+    #[inline]
+    pub fn acknowledged(&mut self, exp_stat_sn: SerialNumber) {
+        if exp_stat_sn.in_window(self.exp_stat_sn, self.stat_sn) {
+            self.exp_stat_sn = exp_stat_sn;
+        }
+    }
+
+    /// A header was read: `len` bytes of payload follow it, and `edtl` is what a command expects to move. Is large
+    /// payload likely to follow? Beside a large read a receive more costs nothing.
+    #[inline]
+    pub fn passed(&mut self, len: u32, edtl: u32) {
+        if len >= LARGE_BYTES {
+            self.wary = WARY_PDUS;
+        } else if edtl < 4 * LARGE_BYTES {
+            self.wary = self.wary.saturating_sub(1);
+        }
     }
 
     /// The segment being read, if it belongs to this task.

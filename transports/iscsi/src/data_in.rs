@@ -67,7 +67,7 @@ impl<N: Net> IscsiTransport<N> {
     }
 
     /// Queues all Data-In of a command; returns how many PDUs that were.
-    fn send_data_in(
+    pub(crate) fn send_data_in(
         &mut self,
         conn: &mut Conn,
         itt: Itt,

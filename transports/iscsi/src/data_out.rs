@@ -8,7 +8,7 @@ use spindle_iscsi_wire::bhs::{data_bytes, opcode};
 use spindle_iscsi_wire::{DataOut, InitiatorOpcode, R2t, RejectReason, SerialNumber, Ttt};
 use spindle_mem::{Key, Sgv};
 use spindle_net::Net;
-use spindle_scsi_port::{Mid, ReceiveError, TaskId};
+use spindle_scsi_port::{Mid, Outcome, ReceiveError, TaskId};
 
 use crate::conn::{Conn, Sink};
 use crate::planted::{self, Bug};
@@ -159,9 +159,15 @@ impl<N: Net> IscsiTransport<N> {
         if task.arrived >= task.wanted && task.outstanding == 0 {
             task.phase = Phase::WithMid;
             let buf = task.buf.take();
-            match buf {
-                Some(buf) => mid.received(id, buf),
-                None => debug_assert!(false, "a task that receives has its vector between PDUs"),
+            let Some(buf) = buf else {
+                debug_assert!(false, "a task that receives has its vector between PDUs");
+                return;
+            };
+            if mid.received_at_once(id, buf) {
+                let (itt, r2ts) = (task.itt, task.r2t_sn);
+                self.task_ended(key);
+                self.send_status(conn, itt, &Outcome::GOOD, r2ts);
+                self.stall(conn);
             }
             return;
         }

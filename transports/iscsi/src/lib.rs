@@ -46,6 +46,7 @@ pub mod login;
 pub mod negotiate;
 pub mod planted;
 pub mod portal;
+mod quick;
 mod requests;
 mod rx;
 pub mod session;

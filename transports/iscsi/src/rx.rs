@@ -5,7 +5,7 @@
 //! the next PDU is likely to be a large one, too: then only a header is read ahead, and its data lands without a copy. So
 //! it begins, and a connection returns to batches when small commands have come for a while.
 
-use spindle_iscsi_wire::bhs::{self, ahs_bytes, data_bytes, opcode};
+use spindle_iscsi_wire::bhs::{self, ahs_bytes, data_bytes};
 use spindle_iscsi_wire::{Bhs, InitiatorOpcode, LoginStatus, RejectReason};
 use spindle_mem::{Key, Sgv};
 use spindle_net::{ConnId, Net};
@@ -55,7 +55,10 @@ impl<N: Net> IscsiTransport<N> {
                 }
                 Rx::Header => {
                     pdus -= 1;
-                    self.header(conn, mid)
+                    match self.quick(conn, mid) {
+                        Some(went_on) => went_on,
+                        None => self.header(conn, mid),
+                    }
                 }
                 Rx::Segment(_) => self.segment(conn, mid),
             };
@@ -161,20 +164,18 @@ impl<N: Net> IscsiTransport<N> {
         if matches!(conn.state, ConnState::Closing) {
             return false;
         }
-        conn.wary = match plan.task {
-            Some(_) if len >= LARGE_BYTES => WARY_PDUS,
-            // RFC 7143 §11.3.4: Expected Data Transfer Length. Beside a large read a receive more costs nothing.
-            _ if u32::from_be_bytes([bhs[20], bhs[21], bhs[22], bhs[23]]) >= 4 * LARGE_BYTES
-                && InitiatorOpcode::of(&bhs) == Some(InitiatorOpcode::ScsiCommand) =>
-            {
-                conn.wary
-            }
-            _ => conn.wary.saturating_sub(1),
-        };
-        // RFC 7143 §11.3.4: Expected Data Transfer Length; here all of it comes with the command.
-        let edtl = u32::from_be_bytes([bhs[20], bhs[21], bhs[22], bhs[23]]);
-        let whole = matches!(plan.sink, Sink::Land(0, to) if to == edtl)
-            && opcode(&bhs) == InitiatorOpcode::ScsiCommand as u8;
+        self.segment_follows(conn, plan, mid)
+    }
+
+    /// A header was read, and this is the plan for what follows it.
+    pub(crate) fn segment_follows<M: Mid>(&mut self, conn: &mut Conn, plan: Plan, mid: &mut M) -> bool {
+        let len = data_bytes(&conn.bhs);
+        // RFC 7143 §11.3.4: Expected Data Transfer Length, in a command.
+        let is_command = InitiatorOpcode::of(&conn.bhs) == Some(InitiatorOpcode::ScsiCommand);
+        let edtl = if is_command { bhs::be32(&conn.bhs, 20) } else { 0 };
+        conn.passed(if plan.task.is_some() { len } else { 0 }, edtl);
+        // All of it comes with the command.
+        let whole = is_command && matches!(plan.sink, Sink::Land(0, to) if to == edtl);
         self.like(conn, if whole { len } else { 0 }, mid);
         if len == 0 {
             self.data_complete(conn, plan, true, mid);

@@ -170,6 +170,18 @@ impl Session {
         if !self.mark(cmd_sn) { Admission::Ignore } else { Admission::Early }
     }
 
+    /// Whether a numbered request is the next in order, there is room for it, and none after it has come before it.
+    #[inline]
+    pub fn is_next(&self, cmd_sn: SerialNumber) -> bool {
+        cmd_sn == self.exp_cmd_sn && self.granted > self.in_flight && self.early.count == 0
+    }
+
+    /// The next in order has come ([`Session::is_next`]).
+    #[inline]
+    pub fn take_next(&mut self) {
+        self.exp_cmd_sn = self.exp_cmd_sn.next();
+    }
+
     /// Counts a number inside the window as arrived (RFC 7143 §11.5.5: the command an ABORT TASK was faster
     /// than). `false`: outside, or arrived before.
     pub fn mark(&mut self, cmd_sn: SerialNumber) -> bool {

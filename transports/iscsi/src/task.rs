@@ -1,6 +1,6 @@
 //! What the transport keeps of a command: where its data goes, what was asked for, what came.
 
-use spindle_iscsi_wire::{Itt, Ttt};
+use spindle_iscsi_wire::{Itt, ScsiCommand, Ttt};
 use spindle_mem::{Key, Sgv};
 use spindle_net::ConnId;
 use spindle_scsi_port::{ReceiveError, TaskId};
@@ -115,6 +115,17 @@ impl Task {
             reserved_common: 0,
             next: None,
         }
+    }
+
+    /// A task of this command, of whose Data-Out so many bytes may come unasked.
+    pub fn of(session: Key<Session>, conn: ConnId, c: &ScsiCommand, unsolicited_max: u32) -> Self {
+        let mut task = Task::new(session, conn, c.itt, c.lun);
+        task.numbered = !c.immediate;
+        task.unsolicited_open = c.write && !c.is_final;
+        task.unsolicited_max = if task.unsolicited_open { unsolicited_max } else { c.data_len };
+        task.bidirectional = c.read && c.write;
+        task.read_max = if c.read && !c.write { c.edtl } else { 0 };
+        task
     }
 
     /// Whether what it asks for comes in large pieces. Does not change once something was asked for.

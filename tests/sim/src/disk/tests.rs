@@ -14,6 +14,7 @@ fn profile() -> DiskProfile {
         silence_one_in: 0,
         cancels: true,
         unmap_zeroes: true,
+        at_once_one_in: 0,
     }
 }
 
@@ -150,4 +151,23 @@ fn a_full_queue_hands_the_operation_back() {
     assert!(rig.submit(Op::Read, 2, 1, IoFlags::NONE, 9));
     assert_eq!(rig.settle()[0].2, [0; 512]);
     assert!(rig.pool.is_full());
+}
+
+#[test]
+fn what_is_done_at_once_is_as_durable_as_its_flags_say() {
+    let mut rig = Rig::new(7, DiskProfile { at_once_one_in: 1, ..profile() });
+    let mut data = rig.pool.take(1024, ShareId(0)).unwrap();
+    for (lba, flags) in [(0, IoFlags::FUA), (4, IoFlags::NONE)] {
+        data.fill_pattern(0..1024, &[9]);
+        assert!(rig.channel.write_at_once(lba, 2, &mut data, flags, &mut rig.pool));
+        let read = rig.channel.read_at_once(lba, 2, &mut rig.pool).unwrap();
+        assert_eq!(read.to_vec(), [9; 1024]);
+        rig.pool.put(read);
+    }
+    assert!(!rig.channel.write_at_once(15, 2, &mut data, IoFlags::NONE, &mut rig.pool), "beyond the end");
+    assert!(rig.channel.read_at_once(u64::MAX, 1, &mut rig.pool).is_none());
+    rig.pool.put(data);
+    let state = rig.disk.lock();
+    let settled = |lba: usize| state.blocks[lba].since.is_empty() && state.blocks[lba].durable[0] == 9;
+    assert!(settled(0) && settled(1) && !settled(4) && !settled(5));
 }

@@ -98,6 +98,7 @@ impl World {
                 ("disk silences", c.silences),
                 ("disk operations cancelled", c.cancelled),
                 ("disk operations refused", c.refused),
+                ("disk operations at once", c.at_once),
             ] {
                 *counters.named.entry(name.to_owned()).or_default() += n;
             }

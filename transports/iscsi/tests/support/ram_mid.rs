@@ -50,6 +50,8 @@ pub struct RamMid {
     /// What happened, for tests to look at.
     pub log: Vec<String>,
     pub failures: Vec<ReceiveError>,
+    /// Serves at once what it can.
+    pub at_once: bool,
 }
 
 impl RamMid {
@@ -70,6 +72,7 @@ impl RamMid {
             tmfs: Vec::new(),
             log: Vec::new(),
             failures: Vec::new(),
+            at_once: true,
         }
     }
 
@@ -123,6 +126,13 @@ impl RamMid {
             row.state = State::Receiving;
             self.fx.push(PortEffect::Land { task: TaskId(id), cookie: row.cookie, nexus: row.nexus, buf });
         }
+    }
+
+    fn store(&mut self, row: &Row, buf: Sgv) {
+        assert_eq!(row.state, State::Receiving);
+        let at = row.lba as usize * BLOCK as usize;
+        buf.copy_to(0, &mut self.disk[at..at + buf.len() as usize]);
+        self.put(buf);
     }
 
     fn put(&mut self, buf: Sgv) {
@@ -194,8 +204,7 @@ impl Mid for RamMid {
         let id = self.next;
         self.next += 1;
         let opcode = c.cdb[0];
-        let lba = u32::from_be_bytes(c.cdb[2..6].try_into().unwrap());
-        let bytes = u32::from(u16::from_be_bytes(c.cdb[7..9].try_into().unwrap())) * BLOCK;
+        let (lba, bytes) = extent(c);
         let expected = if opcode == 0x2A { c.expected.write } else { c.expected.read };
         let row =
             Row { nexus: c.nexus, cookie: c.cookie, tag: c.tag, state: State::Held, lba, bytes, expected };
@@ -250,12 +259,34 @@ impl Mid for RamMid {
         }
     }
 
+    fn read_at_once(&mut self, c: &Command<'_>) -> Option<Sgv> {
+        let (lba, bytes) = extent(c);
+        let can = self.at_once && self.fx.is_empty() && c.cdb[0] == 0x28 && bytes > 0;
+        if !can || bytes != c.expected.read {
+            return None;
+        }
+        let mut buf = self.pool.take(bytes, ShareId(0))?;
+        let at = lba as usize * BLOCK as usize;
+        buf.copy_from(0, &self.disk[at..at + bytes as usize]);
+        self.log.push(format!("served {}", c.tag.0));
+        Some(buf)
+    }
+
+    fn received_at_once(&mut self, task: TaskId, buf: Sgv) -> bool {
+        let row = self.rows[&task.0].clone();
+        if !self.at_once || !self.fx.is_empty() || row.bytes != row.expected {
+            self.received(task, buf);
+            return false;
+        }
+        self.store(&row, buf);
+        self.log.push(format!("served {}", row.tag.0));
+        self.ended(task);
+        true
+    }
+
     fn received(&mut self, task: TaskId, buf: Sgv) {
         let row = self.rows[&task.0].clone();
-        assert_eq!(row.state, State::Receiving);
-        let at = row.lba as usize * BLOCK as usize;
-        buf.copy_to(0, &mut self.disk[at..at + buf.len() as usize]);
-        self.put(buf);
+        self.store(&row, buf);
         let outcome = Outcome { residual: residual(row.bytes, row.expected), ..Outcome::GOOD };
         self.respond(task.0, outcome, None);
     }
@@ -319,6 +350,12 @@ impl Mid for RamMid {
             self.gone(nexus);
         }
     }
+}
+
+/// First block, and length in bytes, of a CDB of ten.
+fn extent(c: &Command<'_>) -> (u32, u32) {
+    let blocks = u32::from(u16::from_be_bytes(c.cdb[7..9].try_into().unwrap()));
+    (u32::from_be_bytes(c.cdb[2..6].try_into().unwrap()), blocks * BLOCK)
 }
 
 fn residual(actual: u32, expected: u32) -> Residual {

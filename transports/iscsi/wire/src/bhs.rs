@@ -222,8 +222,9 @@ pub(crate) const fn be24(bhs: &Bhs, at: usize) -> u32 {
     u32::from_be_bytes([0, bhs[at], bhs[at + 1], bhs[at + 2]])
 }
 
+/// Four bytes in network order at `at`, a number known when this is compiled.
 #[inline(always)]
-pub(crate) const fn be32(bhs: &Bhs, at: usize) -> u32 {
+pub const fn be32(bhs: &Bhs, at: usize) -> u32 {
     u32::from_be_bytes([bhs[at], bhs[at + 1], bhs[at + 2], bhs[at + 3]])
 }
 
