@@ -78,9 +78,11 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<String> {
             let loading = scope.spawn(|| load::run(running.url(), &work));
             std::thread::sleep(before);
             let (used, clock) = (running.cpu_seconds(), Instant::now());
-            let recorded = record(pid, plan.time);
-            let busy =
-                used.zip(running.cpu_seconds()).map(|(from, to)| (to - from) / clock.elapsed().as_secs_f64());
+            let mut busy = None;
+            let recorded = record(pid, plan.time, || {
+                let share = |(from, to)| (to - from) / clock.elapsed().as_secs_f64();
+                busy = used.zip(running.cpu_seconds()).map(share);
+            });
             let report = loading.join().expect("the generator does not panic")?;
             Ok((report, recorded?, busy.context("its processor time")?))
         })?;
@@ -115,19 +117,21 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<String> {
 }
 
 /// What perf saw of a process, as text: callers below each function, an empty line between moments.
-fn record(pid: u32, time: Duration) -> Result<String> {
+/// `recorded` is called when it has been seen and is still to be printed, which takes longer than the load lasts.
+fn record(pid: u32, time: Duration, recorded: impl FnOnce()) -> Result<String> {
     let file = std::env::temp_dir().join(format!("spindle-perf-{}.profile", std::process::id()));
-    let result = record_to(&file, pid, time);
+    let result = record_to(&file, pid, time, recorded);
     let _ = std::fs::remove_file(&file);
     result
 }
 
-fn record_to(file: &Path, pid: u32, time: Duration) -> Result<String> {
+fn record_to(file: &Path, pid: u32, time: Duration, recorded: impl FnOnce()) -> Result<String> {
     let seconds = format!("{:.3}", time.as_secs_f64());
     let mut record = Command::new("perf");
     record.args(["record", "-q", "-e", "cpu-clock", "-F", FREQUENCY, "-g", "-p", &pid.to_string(), "-o"]);
     record.arg(file).args(["--", "sleep", &seconds]).stdin(Stdio::null());
     let output = record.output().context("perf record")?;
+    recorded();
     ensure!(output.status.success(), "perf record: {}", String::from_utf8_lossy(&output.stderr).trim());
     let mut script = Command::new("perf");
     script.args(["script", "-F", "ip,sym,dso", "-i"]).arg(file).stdin(Stdio::null());
