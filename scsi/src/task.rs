@@ -1,9 +1,9 @@
 //! Tasks: commands we hold, as rows of a table, each in exactly one named state.
 //!
 //! The table has two halves side by side: [`Task`], two cache lines that the way of a READ touches, and
-//! [`Cold`], what only longer commands need. All rows are allocated at start; a free row is found at the top
-//! of a stack, so that a lightly loaded core keeps using the same few lines. A [`TaskId`] is slot and
-//! generation: a stale one finds nothing.
+//! [`Cold`], what only longer commands need. Room for all rows is there from the start, and comes into being as rows are
+//! first needed; a free row is found at the top of a stack, so that a lightly loaded core keeps using the same few lines.
+//! A [`TaskId`] is slot and generation: a stale one finds nothing.
 
 use spindle_bdev::IoKey;
 use spindle_mem::Sgv;
@@ -371,11 +371,16 @@ impl Task {
     }
 }
 
+/// Rows made when none is free: one for each of the commands of two busy sessions.
+const ROWS_AT_ONCE: Slot = 256;
+
 /// All tasks of a core.
 pub struct TaskTable {
     hot: Vec<Task>,
     cold: Vec<Cold>,
-    /// The free rows, a stack of so many.
+    /// So many rows there may be.
+    rows_max: u32,
+    /// The free ones of those that were made, a stack of so many.
     free: Box<[Slot]>,
     free_len: usize,
     /// Arrivals so far.
@@ -387,10 +392,11 @@ impl TaskTable {
     pub fn new(rows: u32) -> TaskTable {
         assert!(rows <= 1 << 16, "{rows} task slots are more than an identifier can name");
         TaskTable {
-            hot: (0..rows).map(|_| Task::free()).collect(),
-            cold: (0..rows).map(|_| Cold::default()).collect(),
-            free: (0..rows).rev().collect(),
-            free_len: rows as usize,
+            hot: Vec::with_capacity(rows as usize),
+            cold: Vec::with_capacity(rows as usize),
+            rows_max: rows,
+            free: vec![0; rows as usize].into_boxed_slice(),
+            free_len: 0,
             seq: 0,
         }
     }
@@ -402,24 +408,39 @@ impl TaskTable {
 
     /// Rows not in use.
     pub fn free(&self) -> u32 {
-        self.free_len as u32
+        self.rows_max - self.alive()
     }
 
-    /// All rows there are.
+    /// All rows there may be.
     pub fn capacity(&self) -> u32 {
-        self.hot.len() as u32
+        self.rows_max
     }
 
     /// Takes a free row; its generation is set, everything else is as the last holder left it but for flags,
     /// lines and operations, which are none.
     #[inline(always)]
     pub fn take(&mut self) -> Option<(Slot, &mut Task)> {
+        if self.free_len == 0 {
+            self.make_rows();
+        }
         let slot = *self.free.get(self.free_len.wrapping_sub(1))?;
         self.free_len -= 1;
         self.seq += 1;
         let task = &mut self.hot[slot as usize];
         task.seq = self.seq;
         Some((slot, task))
+    }
+
+    /// Some rows more, the lowest on top of the stack, as far as there may be more. They do not move those that are there.
+    #[cold]
+    fn make_rows(&mut self) {
+        let made = self.hot.len() as Slot;
+        for slot in (made..self.rows_max.min(made + ROWS_AT_ONCE)).rev() {
+            self.free[self.free_len] = slot;
+            self.free_len += 1;
+            self.hot.push(Task::free());
+            self.cold.push(Cold::default());
+        }
     }
 
     /// The sequence number that the next arrival will exceed.

@@ -87,7 +87,7 @@ struct Slot<T> {
     row: Option<T>,
 }
 
-/// A table of rows. Rows do not move; [`Slab::new`] allocates all of them, so that nothing later does.
+/// A table of rows. Rows do not move, and nothing is allocated after it was made.
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
     /// Free slots in the order they became free.
@@ -104,11 +104,11 @@ impl<T> Slab<T> {
         Slab::growing(capacity, capacity)
     }
 
-    /// A slab that begins with `initial` rows and doubles when they are taken, up to `max`. Growing allocates:
-    /// for the control path, and for tables that may do so at a login.
+    /// A slab that begins with `initial` rows and doubles when they are taken, up to `max`. Room for all is set aside
+    /// now, and comes into being as rows are first used: growing moves no row.
     pub fn growing(initial: usize, max: usize) -> Slab<T> {
         assert!(initial <= max && max <= SLAB_ROWS_MAX, "a slab of {initial} to {max} rows");
-        let mut slab = Slab { slots: Vec::new(), free: VecDeque::new(), max };
+        let mut slab = Slab { slots: Vec::with_capacity(max), free: VecDeque::with_capacity(max), max };
         slab.grow_to(initial);
         slab
     }
@@ -242,8 +242,6 @@ impl<T> Slab<T> {
     }
 
     fn grow_to(&mut self, rows: usize) {
-        self.slots.reserve_exact(rows - self.slots.len());
-        self.free.reserve_exact(rows - self.free.len());
         for n in self.slots.len()..rows {
             self.slots.push(Slot { key: Key::first(n), row: None });
             self.free.push_back(n as u16);

@@ -164,6 +164,9 @@ pub struct ConnInfo {
 
 /// PDUs of one connection in one go, so that no neighbour starves.
 const PDUS_A_TURN: u32 = 64;
+/// Rows of the task table that are used in turn while there are no more tasks: they are to stay in the processor's cache,
+/// and many enough that no transfer tag comes again soon (65,535 times as many commands later).
+const TASKS_FIRST: usize = 1024;
 /// Connections of one core: the identifiers of the Net have 20 bits for them.
 const CONNS_MAX: usize = 1 << 20;
 
@@ -181,7 +184,7 @@ impl<N: Net> IscsiTransport<N> {
             now: Tick::ZERO,
             conns: Vec::new(),
             sessions: Slab::growing(sessions.min(16), sessions),
-            tasks: Slab::new(tasks),
+            tasks: Slab::growing(tasks.min(TASKS_FIRST), tasks),
             tmfs: Slab::growing(16, 4096),
             held: Vec::new(),
             sinks: std::collections::VecDeque::new(),
