@@ -139,6 +139,29 @@ fn connections_that_fell_silent_give_their_staging_buffers_to_others() {
     }
 }
 
+/// More peers than there are buffers say half a PDU of the longest kind and fall silent.
+#[test]
+fn peers_that_stop_half_way_keep_no_buffer_from_others() {
+    let mut b = Bench::new(TcpConfig { staging_max: 2, ..TcpConfig::default() });
+    let mut peers: Vec<_> = (0..8u8).map(|n| (n, b.connect("127.0.0.1:0"))).collect();
+    for (n, (client, conn)) in &mut peers {
+        client.write_all(&[*n; 1000]).unwrap();
+        b.readable(*conn, 1000);
+    }
+    for (n, (client, conn)) in &mut peers {
+        client.write_all(&[*n + 100; 72]).unwrap();
+        b.readable(*conn, 1072);
+        assert_eq!(b.net.bytes(*conn), [vec![*n; 1000], vec![*n + 100; 72]].concat());
+        b.net.consume(*conn, 1060);
+    }
+    let mut wake = WakeSet::new();
+    b.net.arm(&mut wake);
+    for (n, (_, conn)) in &peers {
+        assert_eq!(b.net.bytes(*conn), [*n + 100; 12]);
+        b.net.consume(*conn, 12);
+    }
+}
+
 #[test]
 fn headers_are_staged_and_payload_lands_without_a_copy() {
     for at in ["127.0.0.1:0", "[::1]:0"] {

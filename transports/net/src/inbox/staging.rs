@@ -5,12 +5,17 @@
 //! the connection itself, so that a thousand idle or slow peers hold no buffers.
 //!
 //! A connection keeps its buffer from one read to the next, for it may be busy. Those that fell silent meanwhile are
-//! asked for theirs when the core goes to sleep and when there are none left: the pool knows who has taken one.
+//! asked for theirs when the core goes to sleep and when there are none left: the pool knows who has taken one. Then a
+//! PDU that stopped half-way, header extensions and all, is kept in a box of its size: peers that say half a sentence
+//! and fall silent, thousands of them, keep no buffer from others.
 
 /// Bytes of a staging buffer.
 pub(super) const STAGING_BYTES: usize = 64 * 1024;
 /// The residue a connection keeps by itself.
 const RESIDUE_MAX: usize = 64;
+/// And in a box, when buffers are asked for: more than a header with all its extensions and digest (RFC 7143 §11.2: 48,
+/// 1,020 and 4 bytes).
+const BOXED_MAX: usize = 2048;
 
 /// A core's staging buffers: made on demand up to a limit, then reused.
 pub struct StagingPool {
@@ -69,6 +74,7 @@ impl StagingPool {
 /// A connection's staged bytes. Of those received, the owner sees the first: what lies behind a fold (see
 /// [`super::ahead`]) is not its turn yet.
 pub(super) struct Staged {
+    /// A buffer of the pool or, shorter, a box with a residue.
     buffer: Option<Box<[u8]>>,
     /// Among the holders that the pool knows.
     listed: bool,
@@ -126,9 +132,10 @@ impl Staged {
     /// Room for just so many bytes, which fit. `None`: no buffer to be had.
     pub fn room_for(&mut self, want: usize, pool: &mut StagingPool) -> Option<&mut [u8]> {
         let len = self.end - self.start;
-        if self.buffer.is_none() {
+        if !self.buffer.as_ref().is_some_and(|b| is_of_pool(b)) {
             let mut buffer = pool.take()?;
-            buffer[..len].copy_from_slice(&self.residue[self.start..self.end]);
+            let kept = self.buffer.as_deref().unwrap_or(&self.residue);
+            buffer[..len].copy_from_slice(&kept[self.start..self.end]);
             (self.start, self.shown, self.end) = (0, len, len);
             self.buffer = Some(buffer);
             if !self.listed {
@@ -171,20 +178,36 @@ impl Staged {
         {
             self.residue[..len].copy_from_slice(&buffer[self.start..self.end]);
             (self.start, self.shown, self.end) = (0, len, len);
-            pool.put(buffer);
+            if is_of_pool(&buffer) {
+                pool.put(buffer);
+            }
         }
     }
 
     /// Gives the buffer back if it is hardly needed. `false`: it is needed, and the pool goes on knowing the holder.
     pub fn let_go(&mut self, pool: &mut StagingPool) -> bool {
         self.settle(pool);
-        self.listed = self.buffer.is_some();
+        if self.len() <= BOXED_MAX
+            && self.shown == self.end
+            && let Some(buffer) = self.buffer.take_if(|b| is_of_pool(b))
+        {
+            self.buffer = Some(buffer[self.start..self.end].into());
+            (self.start, self.end) = (0, self.end - self.start);
+            self.shown = self.end;
+            pool.put(buffer);
+        }
+        self.listed = self.buffer.as_ref().is_some_and(|b| is_of_pool(b));
         !self.listed
     }
 
     /// Takes the buffer away from a connection that ends.
     pub fn give_up(&mut self) -> Option<Box<[u8]>> {
         (self.start, self.shown, self.end) = (0, 0, 0);
-        self.buffer.take()
+        self.buffer.take().filter(|b| is_of_pool(b))
     }
+}
+
+/// Not a box with a residue.
+fn is_of_pool(buffer: &[u8]) -> bool {
+    buffer.len() == STAGING_BYTES
 }
