@@ -57,6 +57,8 @@ pub enum Scenario {
     EngineReadRam,
     /// WRITE to memory without a transport: pages are exchanged
     EngineWriteRam,
+    /// A turn with nothing to do, of a core with 1,000 idle sessions and units
+    IdleTurn,
     /// A command PDU parsed and a Data-In PDU made
     Pdu,
     /// A vector taken from the pool and put back
@@ -97,6 +99,7 @@ impl Scenario {
             Self::EngineReadRam => "engine-read-ram",
             Self::EngineWriteRam => "engine-write-ram",
             Self::TestUnitReady => "test-unit-ready",
+            Self::IdleTurn => "idle-turn",
             Self::Pdu => "pdu",
             Self::Pool => "pool",
             Self::Ring => "ring",
@@ -141,6 +144,7 @@ impl Scenario {
             Self::EngineReadRam => alone::run(Disk::Ram, false, count),
             Self::EngineWriteRam => alone::run(Disk::Ram, true, count),
             Self::TestUnitReady => drive(Disk::Null, false, Ask::Nothing, 32),
+            Self::IdleTurn => World::new(Disk::Null, false, 1000)?.idle(count),
             Self::Pdu => parts::pdu(count),
             Self::Pool => parts::pool(count),
             Self::Ring => parts::ring(count),

@@ -193,6 +193,21 @@ impl World {
         bail!("the login does not end")
     }
 
+    /// Takes `turns` turns, in none of which anything is to be done.
+    pub fn idle(&mut self, turns: u32) -> Result<()> {
+        // What the logins left behind goes home first.
+        self.turn();
+        self.turn();
+        let work = (0..turns).map(|_| self.turn_counted()).max();
+        ensure!(work.unwrap_or(0) == 0, "{work:?} things were to be done in a turn");
+        Ok(())
+    }
+
+    fn turn_counted(&mut self) -> u32 {
+        self.now = Tick(self.now.0 + 1000);
+        measured_turn(&mut self.core, self.now, &mut self.mail)
+    }
+
     /// Runs `count` commands, `batch` in each turn, uncounted first and then counted.
     pub fn run(&mut self, ask: Ask, count: u32, batch: u32) -> Result<()> {
         self.warm_up(ask, batch, 64)?;
