@@ -25,9 +25,12 @@ pub use self::goals::goals;
 pub use self::plot::svg;
 pub use self::result::{Metric, Outcome, Row, Sample, Started};
 use self::sample::{Contender, Sampler};
+use self::spec::Lun;
 pub use self::spec::{ContenderSpec, Item, Kind, parse_items, preset};
 pub use self::table::{Spread, markdown};
 pub use self::target::{Running, start as start_target};
+use crate::load;
+use crate::workload::{Mix, Order, Workload};
 
 /// What to compare.
 #[derive(Clone, Debug)]
@@ -66,6 +69,7 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<Outcome> {
         say(&format!("starting {}", spec.name()));
         let (running, facts) =
             target::start(spec, &[plan.target_cpu]).with_context(|| format!("start of {}", spec.name()))?;
+        fill(&running, spec, plan.generator_cpu).with_context(|| format!("filling {}", spec.name()))?;
         running.pause()?;
         contenders.push(Contender::Target(running));
         started.push(facts);
@@ -124,4 +128,25 @@ fn describe(sample: &Sample, outcome: &Outcome) -> String {
         outcome.contenders[sample.contender],
         figures.join(", ")
     )
+}
+
+/// Writes every page of a disk in memory once: what a first write pays the system for a page is not what is compared.
+fn fill(running: &Running, spec: &ContenderSpec, cpu: u32) -> Result<()> {
+    let (ContenderSpec::Spindle(program) | ContenderSpec::Spdk(program)) = spec else { return Ok(()) };
+    if program.lun != Lun::Ram {
+        return Ok(());
+    }
+    let bs = 128 << 10;
+    let work = Workload {
+        mix: Mix::WRITE,
+        bs,
+        order: Order::Sequential,
+        span_bytes: Some(program.size),
+        ops: Some(program.size / u64::from(bs)),
+        warmup: Duration::ZERO,
+        time: Duration::from_secs(60),
+        cpus: vec![cpu],
+        ..Workload::default()
+    };
+    load::run(running.url(), &work).map(drop)
 }
