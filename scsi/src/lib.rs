@@ -12,7 +12,8 @@
 //! up the opcode's row ([`device_server::table`]), checks unit attention, usage map and reservation, plans range
 //! and length (`device_server::disk`), asks the task set ([`task_set`]) and the gate ([`gate`]), takes memory, and
 //! submits. The completion becomes a `Respond`; when the status stands in the send order the slot is free. One
-//! core, no lock, no allocation.
+//! core, no lock, no allocation. Transports do not call the engine itself but [`Direct`], the engine with the channels at
+//! hand: what a device can do at once is over before the call returns, without a task.
 //!
 //! **States.** A task is always in exactly one of [`task::TaskState`]; the state says who holds its buffer and
 //! what an abort must do. Lines (dormant tasks, tasks that want memory, tasks at a closed gate) run through the
