@@ -68,6 +68,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// GOOD, and all that was expected has moved.
+    pub fn good(data: Vec<u8>) -> Answer {
+        Answer { status: Status::Good, sense: None, residual: Residual::None, data }
+    }
+
     pub fn asc(&self) -> Option<(SenseKey, Asc)> {
         self.sense.map(|s| (s.key, s.asc))
     }
@@ -262,8 +267,7 @@ impl World {
         };
         let core = nexus.core();
         if let Some(data) = self.read_at_once(&command) {
-            let answer =
-                Answer { status: Status::Good, sense: None, residual: Residual::None, data: data.to_vec() };
+            let answer = Answer::good(data.to_vec());
             self.sending.push((core, data));
             let (out, answer) = (Vec::new(), Some(answer));
             self.cmds.push(Cmd {
@@ -495,12 +499,7 @@ impl World {
                     self.engine(core).received_closely(task, buf);
                 } else if self.at_once {
                     if self.received_at_once(core, task, buf) {
-                        let answer = Answer {
-                            status: Status::Good,
-                            sense: None,
-                            residual: Residual::None,
-                            data: Vec::new(),
-                        };
+                        let answer = Answer::good(Vec::new());
                         let cmd = &mut self.cmds[n];
                         (cmd.state, cmd.answer) = (State::Over, Some(answer));
                     }
