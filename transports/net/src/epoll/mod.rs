@@ -30,7 +30,8 @@ pub struct TcpConfig {
     pub connections_max: u32,
     /// Staging buffers of one core; a connection waits to be read when all are taken.
     pub staging_max: u32,
-    /// Queued bytes at which a connection is sent from before the turn ends, so that the peer does not wait.
+    /// About how many queued bytes are sent before the turn ends, so that the peer does not wait: the whole
+    /// segments among them.
     pub early_flush_bytes: u32,
     /// Idle seconds before the first keep-alive probe; then one every `keepalive_interval_s`, three times.
     pub keepalive_idle_s: u32,
