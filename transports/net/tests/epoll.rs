@@ -302,6 +302,44 @@ impl JoinLater for std::thread::JoinHandle<Vec<u8>> {
 }
 
 #[test]
+fn a_lone_busy_connection_keeps_nobody_waiting_for_more_than_a_few_polls() {
+    let mut b = Bench::new(TcpConfig::default());
+    let (mut busy, busy_conn) = b.connect("127.0.0.1:0");
+    let (mut other, other_conn) = b.connect("127.0.0.1:0");
+    let mut polls_with_other = Vec::new();
+    for round in 0..20 {
+        // Alone, and with one small answer each time: read without asking from the second time on.
+        for _ in 0..round {
+            busy.write_all(&[1]).unwrap();
+            b.readable(busy_conn, 1);
+            b.net.consume(busy_conn, 1);
+            b.net.send(busy_conn, &[2], None, &[]);
+            let now = b.now();
+            b.net.flush(now);
+            busy.read_exact(&mut [0]).unwrap();
+        }
+        other.write_all(&[3]).unwrap();
+        let mut polls = 0;
+        while b.net.bytes(other_conn).is_empty() {
+            polls += 1;
+            assert!(polls < 10, "the other one is not read");
+            busy.write_all(&[1]).unwrap();
+            let now = b.now();
+            b.net.poll(now, 64, &mut b.events);
+            let came = b.net.bytes(busy_conn).len() as u32;
+            b.net.consume(busy_conn, came);
+        }
+        b.net.consume(other_conn, 1);
+        polls_with_other.push(polls);
+        b.events.clear();
+    }
+    assert!(
+        polls_with_other.iter().any(|&polls| polls > 1),
+        "nobody was ever read unasked: nothing is shown"
+    );
+}
+
+#[test]
 fn an_orderly_close_gets_the_last_bytes_out_although_the_peer_still_sends() {
     let mut b = Bench::new(TcpConfig::default());
     let (mut client, conn) = b.connect("127.0.0.1:0");

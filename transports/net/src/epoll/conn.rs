@@ -39,6 +39,11 @@ pub(super) enum Phase {
 }
 
 impl Conn {
+    /// Neither held back nor about to close.
+    pub fn is_read(&self) -> bool {
+        !self.paused && self.phase == Phase::Open
+    }
+
     pub fn new(fd: OwnedFd, interest: EventFlags) -> Conn {
         Conn {
             fd,

@@ -83,6 +83,7 @@ pub struct EpollNet {
     listeners: Vec<Option<Listener>>,
     staging: StagingPool,
     ready: Vec<epoll::Event>,
+    lone: Lone,
     /// What happened outside `poll` and waits to be reported.
     pending: Vec<NetEvent<TcpSocket>>,
     copied: u64,
@@ -92,6 +93,44 @@ pub struct EpollNet {
 struct Slot {
     generation: u32,
     conn: Option<Conn>,
+}
+
+/// The connection that alone had something last time, and little: it is read without asking whether there is
+/// something, which is one system call less for who waits for each answer. Now and then all are asked, as others may
+/// have come. With many commands on the way it is the other way round: they come in larger batches if looked for later.
+#[derive(Default)]
+struct Lone {
+    conn: Option<ConnId>,
+    unasked: u8,
+    /// PDUs queued since it was found.
+    answers: u32,
+}
+
+/// Polls of the lone connection alone before all are asked again: what another one waits longer, well under 1 µs.
+const UNASKED_MAX: u8 = 3;
+/// More answers than these in one turn are those of a deep queue.
+const ANSWERS_MAX: u32 = 2;
+
+impl Lone {
+    fn found(&mut self, data: u64) {
+        let conn = (data & LISTENER == 0).then_some(ConnId(data as u32));
+        *self = Lone { conn, unasked: 0, answers: 0 };
+    }
+
+    /// Whom to read this time without asking.
+    fn unasked(&mut self) -> Option<ConnId> {
+        if self.unasked == UNASKED_MAX || self.answers > ANSWERS_MAX {
+            self.unasked = 0;
+            return None;
+        }
+        self.unasked += 1;
+        self.conn
+    }
+
+    /// It was read and had something: the answers to that count.
+    fn heard(&mut self) {
+        self.answers = 0;
+    }
 }
 
 /// In the epoll data word: connections are their identifier, listeners have this bit.
@@ -113,6 +152,7 @@ impl EpollNet {
             closing: Vec::new(),
             listeners: Vec::new(),
             ready: Vec::with_capacity(READY_MAX),
+            lone: Lone::default(),
             pending: Vec::new(),
             copied: 0,
             now: Tick::ZERO,
@@ -256,11 +296,27 @@ impl Net for EpollNet {
         }
         let before = out.len();
         out.append(&mut self.pending);
+        if let Some(conn) = self.lone.unasked() {
+            if self.conn(conn).is_some_and(Conn::is_read) {
+                self.receive(conn, out);
+                out.append(&mut self.pending);
+                if out.len() > before {
+                    self.lone.heard();
+                }
+                return (out.len() - before) as u32;
+            }
+            self.lone = Lone::default();
+        }
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
         let room = (budget as usize).clamp(1, READY_MAX);
         ready.reserve(room);
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), Some(&NO_WAIT));
+        if let [one] = ready[..] {
+            self.lone.found(one.data.u64());
+        } else if !ready.is_empty() {
+            self.lone = Lone::default();
+        }
         for event in ready.iter().take(room) {
             let (flags, data) = (event.flags, event.data.u64());
             if data & LISTENER != 0 {

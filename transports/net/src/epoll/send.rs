@@ -160,6 +160,7 @@ impl EpollNet {
     /// Queues a PDU; sends whole segments early when so much waits that the peer would.
     pub(super) fn queue(&mut self, id: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]) {
         let early = self.config.early_flush_bytes as usize;
+        self.lone.answers = self.lone.answers.saturating_add(1);
         let Some(conn) = self.conn_mut(id) else {
             if let Some((body, _)) = body {
                 self.pending.push(NetEvent::Released { conn: id, body });
