@@ -21,6 +21,7 @@ from loops import sh
 from target import BINARY, demo, start, start_run, wait_for
 
 NOBODY = 65534
+WAKE_LATENCY = "/dev/cpu_dma_latency"
 
 
 def fails(*words, saying=(), code=1, **named):
@@ -253,6 +254,34 @@ def without_io_uring(folder):
         assert process.wait(20) == 0
 
 
+def wake_latency():
+    """How many microseconds idle processors may take to come back, by the wishes of all processes; None: nobody tells us."""
+    with contextlib.suppress(OSError), open(WAKE_LATENCY, "r+b", buffering=0) as device:
+        return struct.unpack("=i", device.read(4))[0]
+    return None
+
+
+def wakefulness(folder):
+    """A target's wish for the sleep of idle processors holds while it lives, and no longer, however it ends."""
+    folder = pathlib.Path(folder, "wake")
+    folder.mkdir()
+    before = wake_latency()
+    target = start("--size", "64M", "--memory", "256M", "--wake-latency", "7", folder=folder)
+    try:
+        during = wake_latency()
+    finally:
+        target.kill()
+    told = target.log.read_text()
+    if before is None:
+        assert any(WAKE_LATENCY in line and "WARN" in line for line in told.splitlines()), f"no word of a wish that was not taken:\n{told}"
+        return f"without {WAKE_LATENCY}"
+    after = wake_latency()
+    # Others may have wishes of their own.
+    assert during <= 7 and (after > 7 or before <= 7), f"{before} µs, with a target {during} µs, after it {after} µs"
+    assert "within 7 µs" in told or "no cpuidle driver" in told, told
+    return f"idle processors back within {during} µs while it lived"
+
+
 def main():
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="spindle-process-") as folder:
@@ -261,8 +290,9 @@ def main():
         endings(folder)
         user = unprivileged(folder)
         without_io_uring(folder)
-    print(f"RESULT: refusals at start, sessions on two cores, SIGTERM and SIGINT under load, {user}, without io_uring: well; "
-          f"{time.monotonic() - started:.0f} s")
+        woken = wakefulness(folder)
+    print(f"RESULT: refusals at start, sessions on two cores, SIGTERM and SIGINT under load, {user}, without io_uring, {woken}: "
+          f"well; {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

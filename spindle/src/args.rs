@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use spindle_reactor::{CoreSet, PollMode};
 
+use crate::wake::WakeLatency;
+
 /// Spindle: a SCSI target in user space.
 #[derive(Parser, Debug)]
 #[command(name = "spindle", version, propagate_version = true, max_term_width = 110)]
@@ -41,6 +43,10 @@ pub struct Serve {
     /// What an idle core does: `adaptive` sleeps, `always` spins.
     #[arg(long, value_name = "MODE", default_value = "adaptive", value_parser = poll_mode)]
     pub poll: PollMode,
+    /// Idle processors of the machine sleep only so deep that they are back within so many microseconds; `0`: they never
+    /// halt, for virtual machines; `any`: as the system likes. [default: 50]
+    #[arg(long, value_name = "US|any")]
+    pub wake_latency: Option<WakeLatency>,
     /// Memory for I/O and RAM disks at most (`512M`, `4G`). [default: half of what is available]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,

@@ -11,6 +11,7 @@
 //! | [`live`] | the backplane that carries changes to the cores |
 //! | [`recorder`] | what a core notes of its last moments |
 //! | [`store`] | what outlives the process |
+//! | [`wake`] | how deep idle processors may sleep |
 //!
 //! A *reactor thread* per core runs [`shard::Core`]; the RPC server has a thread for each client, which owns no state of
 //! the data path and reaches a core only by an errand ([`message::Errand`]). See `docs/design/0002-control-threads.md`.
@@ -25,3 +26,4 @@ pub mod recorder;
 pub mod shard;
 pub mod start;
 pub mod store;
+pub mod wake;

@@ -1,6 +1,6 @@
 //! Start and stop, in order: memory, cores, control plane; and back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -26,6 +26,7 @@ use crate::live::{CoreHandle, Live};
 use crate::message::ShardMsg;
 use crate::shard::{Core, StoreOrder};
 use crate::store::Store;
+use crate::wake::Hold;
 
 /// A target that runs.
 pub struct Running {
@@ -37,6 +38,7 @@ pub struct Running {
     threads: Vec<JoinHandle<std::io::Result<()>>>,
     storing: Option<JoinHandle<()>>,
     populating: JoinHandle<()>,
+    _wake: Hold,
 }
 
 /// How long initiators may take to log out when the target stops.
@@ -75,6 +77,7 @@ impl Running {
         })
         .context("getting memory for I/O")?;
         report(&topology, &cpus, &limits, &arena, available);
+        let wake = hold_wake_latency(serve);
         let (store, orders, inbox) = open_store(serve.state.clone());
         let mut starting = Vec::new();
         for (mail, &cpu) in Mesh::try_new(cpus.len(), LANE_DEPTH)
@@ -101,7 +104,7 @@ impl Running {
             _ => None,
         };
         let control = Arc::new(Control::new(live.clone()));
-        Ok(Running { control, methods: Arc::new(methods()), live, threads, storing, populating })
+        Ok(Running { control, methods: Arc::new(methods()), live, threads, storing, populating, _wake: wake })
     }
 
     /// Stops in order: no new logins, initiators are asked to log out, tasks drain, devices are flushed, cores end.
@@ -174,6 +177,18 @@ fn raise_limits(limits: &Limits) {
             "{files} open files are allowed, so fewer connections than {wanted}: raise `ulimit -Hn`"
         );
     }
+}
+
+/// A wish that the system does not take is worth a warning only if somebody made it.
+fn hold_wake_latency(serve: &Serve) -> Hold {
+    let hold = Hold::take(Path::new("/"), serve.wake_latency.unwrap_or_default());
+    let line = hold.tell(serve.poll == PollMode::Adaptive);
+    if hold.refused() && serve.wake_latency.is_some() {
+        tracing::warn!("{line}");
+    } else {
+        tracing::info!("{line}");
+    }
+    hold
 }
 
 /// A core that is being made.
