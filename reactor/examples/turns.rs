@@ -187,7 +187,13 @@ impl Shard for Player {
 
 fn ping_pong(n: u64, mode: PollMode) {
     // Asleep at once in one case, never in the other.
-    let pace = Pace { mode, spin: Duration::ZERO, yielding: Duration::ZERO, ..Pace::default() };
+    let pace = Pace {
+        mode,
+        spin: Duration::ZERO,
+        spin_max: Duration::ZERO,
+        yielding: Duration::ZERO,
+        ..Pace::default()
+    };
     let players: Vec<_> = Mesh::new(2, 64)
         .into_iter()
         .enumerate()

@@ -22,6 +22,9 @@ pub struct Pace {
     /// How long after the last work a core goes on polling as fast as it can. A little more than the round trip
     /// of an initiator that keeps one command under way, so that such a stream is served without a sleep.
     pub spin: Duration,
+    /// A core that has been busy goes on for longer, as more is likely to come and waking costs the more the less it is
+    /// used to: an eighth of the time it was busy since it slept last, but no longer than this.
+    pub spin_max: Duration,
     /// How long it then polls but lets other threads of its processor run between turns.
     pub yielding: Duration,
     /// Messages taken per turn.
@@ -33,6 +36,7 @@ impl Default for Pace {
         Pace {
             mode: PollMode::Adaptive,
             spin: Duration::from_micros(60),
+            spin_max: Duration::from_micros(500),
             yielding: Duration::from_micros(40),
             mail_budget: 256,
         }
@@ -48,13 +52,15 @@ pub(crate) enum Rest {
 }
 
 impl Pace {
+    /// `worked_until`: the end of the last turn that found something. `busy_ns`: in such turns since the last sleep.
     #[inline]
-    pub(crate) fn rest(&self, last_work: Tick, now: Tick) -> Rest {
-        let quiet = now.since(last_work);
+    pub(crate) fn rest(&self, worked_until: Tick, busy_ns: u64, now: Tick) -> Rest {
+        let quiet = now.since(worked_until);
+        let spin = self.spin.max(self.spin_max.min(Duration::from_nanos(busy_ns / 8)));
         match self.mode {
             PollMode::Always => Rest::Spin,
-            PollMode::Adaptive if quiet < self.spin => Rest::Spin,
-            PollMode::Adaptive if quiet < self.spin + self.yielding => Rest::Yield,
+            PollMode::Adaptive if quiet < spin => Rest::Spin,
+            PollMode::Adaptive if quiet < spin + self.yielding => Rest::Yield,
             PollMode::Adaptive => Rest::Sleep,
         }
     }
@@ -66,11 +72,17 @@ mod tests {
 
     #[test]
     fn an_idle_core_spins_then_yields_then_sleeps_unless_told_to_poll_always() {
-        let pace =
-            Pace { spin: Duration::from_nanos(10), yielding: Duration::from_nanos(5), ..Pace::default() };
-        let rests = [100, 109, 110, 114, 115].map(|now| pace.rest(Tick(100), Tick(now)));
-        assert_eq!(rests, [Rest::Spin, Rest::Spin, Rest::Yield, Rest::Yield, Rest::Sleep]);
+        let (spin, spin_max, yielding) =
+            (Duration::from_nanos(10), Duration::from_nanos(20), Duration::from_nanos(5));
+        let pace = Pace { spin, spin_max, yielding, ..Pace::default() };
+        let rests = |busy_ns, at: [u64; 5]| at.map(|now| pace.rest(Tick(100), busy_ns, Tick(now)));
+        let expected = [Rest::Spin, Rest::Spin, Rest::Yield, Rest::Yield, Rest::Sleep];
+        assert_eq!(rests(0, [100, 109, 110, 114, 115]), expected);
+        assert_eq!(rests(80, [100, 109, 110, 114, 115]), expected);
+        // Twelve of ninety-six, and twenty at most.
+        assert_eq!(rests(96, [100, 111, 112, 116, 117]), expected);
+        assert_eq!(rests(u64::MAX, [100, 119, 120, 124, 125]), expected);
         let always = Pace { mode: PollMode::Always, ..pace };
-        assert_eq!(always.rest(Tick(0), Tick(u64::MAX)), Rest::Spin);
+        assert_eq!(always.rest(Tick(0), 0, Tick(u64::MAX)), Rest::Spin);
     }
 }

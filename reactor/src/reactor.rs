@@ -96,7 +96,8 @@ impl<S: Shard, C: Clock> Reactor<S, C> {
         // Deadlines of a data path are not to be stretched by the 50 µs the system allows itself.
         cpu::set_timer_slack(Duration::from_micros(1))?;
         let mut began = self.clock.now();
-        let mut last_work = began;
+        // Counted from the end of the last busy turn: it may have taken longer than a core is patient.
+        let (mut worked_until, mut busy_ns) = (began, 0);
         loop {
             let handled = self.load.messages + self.load.events;
             let work = self.turn(began);
@@ -106,10 +107,8 @@ impl<S: Shard, C: Clock> Reactor<S, C> {
                 self.account(busy, self.clock.now().0.saturating_sub(began.0));
                 return Ok(());
             }
-            if busy {
-                last_work = began;
-            } else {
-                match self.pace.rest(last_work, began) {
+            if !busy {
+                match self.pace.rest(worked_until, busy_ns, began) {
                     Rest::Spin => std::hint::spin_loop(),
                     Rest::Yield => cpu::yield_now(),
                     Rest::Sleep => self.sleep(work)?,
@@ -118,7 +117,13 @@ impl<S: Shard, C: Clock> Reactor<S, C> {
             // The end of one turn is the beginning of the next: one look at the clock for both.
             let now = self.clock.now();
             let slept = self.load.asleep_ns - asleep_before;
-            self.account(busy, now.0.saturating_sub(began.0).saturating_sub(slept));
+            let took = now.0.saturating_sub(began.0).saturating_sub(slept);
+            self.account(busy, took);
+            if busy {
+                (worked_until, busy_ns) = (now, busy_ns + took);
+            } else if slept > 0 {
+                busy_ns = 0;
+            }
             began = now;
         }
     }

@@ -146,7 +146,13 @@ fn play(rounds: u64, seed: u64) {
             thread::spawn(move || {
                 // No spinning: every idle turn tries to sleep at once.
                 let zero = Duration::ZERO;
-                let pace = Pace { mode: PollMode::Adaptive, spin: zero, yielding: zero, mail_budget: 4 };
+                let pace = Pace {
+                    mode: PollMode::Adaptive,
+                    spin: zero,
+                    spin_max: zero,
+                    yielding: zero,
+                    mail_budget: 4,
+                };
                 let mut reactor = Reactor::new(CoreId(n as u8), None, side, mail, HardwareClock, pace);
                 reactor.run().unwrap();
                 reactor.stats().load(spindle_reactor::Clock::now(&HardwareClock))

@@ -26,6 +26,8 @@ struct Script {
     refuse_arm: u32,
     stop_at_message: Option<u32>,
     stop_at_timer: bool,
+    /// What a busy turn takes.
+    busy_for: Duration,
 }
 
 impl Shard for Script {
@@ -48,7 +50,11 @@ impl Shard for Script {
         if self.fired.len() > fired {
             return if self.stop_at_timer { Work::Stop } else { Work::Busy(1) };
         }
-        self.works.pop_front().unwrap_or(Work::Idle { next: None })
+        let work = self.works.pop_front().unwrap_or(Work::Idle { next: None });
+        if matches!(work, Work::Busy(_)) {
+            thread::sleep(self.busy_for);
+        }
+        work
     }
 
     fn arm(&mut self, wake: &mut WakeSet) -> bool {
@@ -59,8 +65,9 @@ impl Shard for Script {
     }
 }
 
+const ZERO: Duration = Duration::ZERO;
 const SLEEPY: Pace =
-    Pace { mode: PollMode::Adaptive, spin: Duration::ZERO, yielding: Duration::ZERO, mail_budget: 4 };
+    Pace { mode: PollMode::Adaptive, spin: ZERO, spin_max: ZERO, yielding: ZERO, mail_budget: 4 };
 
 fn alone(shard: Script, pace: Pace) -> Reactor<Script, HardwareClock> {
     let mail = Mesh::new(1, 4).pop().unwrap();
@@ -183,11 +190,25 @@ fn always_polling_never_sleeps_and_counts_empty_turns_as_idle() {
 
 #[test]
 fn an_adaptive_core_spins_and_yields_before_it_sleeps() {
-    let pace = Pace { spin: Duration::from_millis(2), yielding: Duration::from_millis(2), ..Pace::default() };
+    let ms = Duration::from_millis;
+    let pace = Pace { spin: ms(2), spin_max: ms(2), yielding: ms(2), ..Pace::default() };
     let mut reactor = alone(Script { stop_at_timer: true, ..Script::default() }, pace);
     reactor.timers.arm(HardwareClock.now() + Duration::from_millis(150), TimerToken(1));
     reactor.run().unwrap();
     let load = reactor.stats().load(HardwareClock.now());
     assert!(load.idle_ns >= 4_000_000, "polls for the time of spinning and yielding: {load:?}");
     assert!(load.sleeps >= 1 && load.turns > 10, "{load:?}");
+}
+
+#[test]
+fn a_core_is_as_patient_after_a_long_turn_as_after_a_short_one() {
+    let ms = Duration::from_millis;
+    let pace = Pace { spin: ms(200), spin_max: ms(200), yielding: ZERO, ..Pace::default() };
+    // A turn longer than its patience: it must not sleep right after it, when the answer to what it sent is on the way.
+    let works =
+        [Work::Busy(1)].into_iter().chain((0..1000).map(|_| Work::Idle { next: None })).chain([Work::Stop]);
+    let mut reactor = alone(Script { works: works.collect(), busy_for: ms(300), ..Script::default() }, pace);
+    reactor.run().unwrap();
+    let load = reactor.stats().load(HardwareClock.now());
+    assert_eq!((load.turns, load.busy_turns, load.sleeps), (1002, 1, 0));
 }
