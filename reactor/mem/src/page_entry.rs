@@ -16,6 +16,9 @@
 //! which is even while the page is in an entry, and exactly 1 when it is out of it and nobody reads: whoever
 //! brings it to 1, detaching or releasing, has the page for himself. It is then set to nought for the next use.
 //!
+//! An entry that says *no readers* was never read since its page came: handing over leaves one behind. Such a page's count
+//! is nought, and need not be looked at, which spares a write of a block that nobody reads a line from far memory.
+//!
 //! H says that the page is a *hole*: it reads as zeroes, whatever the memory behind it holds. Readers of a hole
 //! get the shared zero page and no count. A page under a hole may still have readers from before.
 //!
@@ -101,15 +104,17 @@ impl Entry {
     #[cold]
     fn fold(&self, pages: &impl Pages, page: u32, fold_at: u32) {
         let seen = Word(self.0.load(Ordering::Relaxed));
-        if seen.page() != page || seen.readers() < fold_at {
+        if seen.page() != page || seen.readers() < fold_at.max(2) {
             return;
         }
-        let shares = 2 * i64::from(seen.readers());
+        // One stays: see `detach`.
+        let shares = 2 * i64::from(seen.readers() - 1);
         // The page first: it may be counted too high for a moment, never too low.
         if !cfg!(planted_late_fold) {
             pages.count(page).fetch_add(shares, Ordering::AcqRel);
         }
-        let folded = self.0.compare_exchange(seen.0, seen.low(), Ordering::AcqRel, Ordering::Relaxed);
+        let folded =
+            self.0.compare_exchange(seen.0, seen.low() | READER, Ordering::AcqRel, Ordering::Relaxed);
         if cfg!(planted_late_fold) {
             if folded.is_ok() {
                 pages.count(page).fetch_add(shares, Ordering::AcqRel);
@@ -187,6 +192,9 @@ pub(crate) fn release(pages: &impl Pages, page: u32) {
 
 /// `reading`: readers counted in `old` that end here.
 fn detach(pages: &impl Pages, old: Word, reading: i64) -> Detached {
+    if old.readers() == 0 {
+        return Detached::Free(old.page());
+    }
     let shares = 2 * (i64::from(old.readers()) - reading) + 1;
     if pages.count(old.page()).fetch_add(shares, Ordering::AcqRel) + shares == 1 {
         pages.count(old.page()).store(0, Ordering::Relaxed);
