@@ -201,12 +201,14 @@ impl EpollNet {
             let mut slices = ArrayVec::new();
             conn.tx.slices(bytes_max, &mut slices);
             let offered: usize = slices.iter().map(|s| s.len()).sum();
-            let result = rustix::net::sendmsg(
-                &conn.fd,
-                &slices,
-                &mut SendAncillaryBuffer::default(),
-                SendFlags::NOSIGNAL,
-            );
+            let result = match &slices[..] {
+                // A lone header: the kernel need not take a list apart.
+                [one] => rustix::net::send(&conn.fd, one, SendFlags::NOSIGNAL),
+                many => {
+                    let mut nothing = SendAncillaryBuffer::default();
+                    rustix::net::sendmsg(&conn.fd, many, &mut nothing, SendFlags::NOSIGNAL)
+                }
+            };
             drop(slices);
             match result {
                 Ok(n) => {
