@@ -211,6 +211,12 @@ impl Channels {
         quiet
     }
 
+    /// Operations are on their way in some device.
+    #[inline]
+    pub fn owe(&self) -> bool {
+        !self.active.is_empty()
+    }
+
     /// Operations waiting in line on this core.
     pub fn waiting(&self) -> usize {
         self.waiting

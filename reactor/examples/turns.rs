@@ -192,6 +192,7 @@ fn ping_pong(n: u64, mode: PollMode) {
         spin: Duration::ZERO,
         spin_max: Duration::ZERO,
         yielding: Duration::ZERO,
+        yielding_owed: Duration::ZERO,
         ..Pace::default()
     };
     let players: Vec<_> = Mesh::new(2, 64)

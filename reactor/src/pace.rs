@@ -27,6 +27,9 @@ pub struct Pace {
     pub spin_max: Duration,
     /// How long it then polls but lets other threads of its processor run between turns.
     pub yielding: Duration,
+    /// The same where a device owes completions: longer than a quick one takes, as waking up would add to each of its
+    /// operations. One that takes longer still is slept for.
+    pub yielding_owed: Duration,
     /// Messages taken per turn.
     pub mail_budget: u32,
 }
@@ -38,6 +41,7 @@ impl Default for Pace {
             spin: Duration::from_micros(60),
             spin_max: Duration::from_micros(500),
             yielding: Duration::from_micros(40),
+            yielding_owed: Duration::from_millis(1),
             mail_budget: 256,
         }
     }
@@ -53,14 +57,16 @@ pub(crate) enum Rest {
 
 impl Pace {
     /// `worked_until`: the end of the last turn that found something. `busy_ns`: in such turns since the last sleep.
+    /// `owed`: see [`crate::Work::Owed`].
     #[inline]
-    pub(crate) fn rest(&self, worked_until: Tick, busy_ns: u64, now: Tick) -> Rest {
+    pub(crate) fn rest(&self, worked_until: Tick, busy_ns: u64, owed: bool, now: Tick) -> Rest {
         let quiet = now.since(worked_until);
+        let yielding = if owed { self.yielding_owed.max(self.yielding) } else { self.yielding };
         let spin = self.spin.max(self.spin_max.min(Duration::from_nanos(busy_ns / 8)));
         match self.mode {
             PollMode::Always => Rest::Spin,
             PollMode::Adaptive if quiet < spin => Rest::Spin,
-            PollMode::Adaptive if quiet < spin + self.yielding => Rest::Yield,
+            PollMode::Adaptive if quiet < spin + yielding => Rest::Yield,
             PollMode::Adaptive => Rest::Sleep,
         }
     }
@@ -72,17 +78,19 @@ mod tests {
 
     #[test]
     fn an_idle_core_spins_then_yields_then_sleeps_unless_told_to_poll_always() {
-        let (spin, spin_max, yielding) =
-            (Duration::from_nanos(10), Duration::from_nanos(20), Duration::from_nanos(5));
-        let pace = Pace { spin, spin_max, yielding, ..Pace::default() };
-        let rests = |busy_ns, at: [u64; 5]| at.map(|now| pace.rest(Tick(100), busy_ns, Tick(now)));
+        let [spin, spin_max, yielding, yielding_owed] = [10, 20, 5, 50].map(Duration::from_nanos);
+        let pace = Pace { spin, spin_max, yielding, yielding_owed, ..Pace::default() };
+        let rests = |busy_ns, at: [u64; 5]| at.map(|now| pace.rest(Tick(100), busy_ns, false, Tick(now)));
         let expected = [Rest::Spin, Rest::Spin, Rest::Yield, Rest::Yield, Rest::Sleep];
         assert_eq!(rests(0, [100, 109, 110, 114, 115]), expected);
         assert_eq!(rests(80, [100, 109, 110, 114, 115]), expected);
         // Twelve of ninety-six, and twenty at most.
         assert_eq!(rests(96, [100, 111, 112, 116, 117]), expected);
         assert_eq!(rests(u64::MAX, [100, 119, 120, 124, 125]), expected);
+        // A device that owes is waited for.
+        let owed = [100, 109, 110, 159, 160].map(|now| pace.rest(Tick(100), 0, true, Tick(now)));
+        assert_eq!(owed, expected);
         let always = Pace { mode: PollMode::Always, ..pace };
-        assert_eq!(always.rest(Tick(0), 0, Tick(u64::MAX)), Rest::Spin);
+        assert_eq!(always.rest(Tick(0), 0, false, Tick(u64::MAX)), Rest::Spin);
     }
 }

@@ -44,6 +44,11 @@ pub enum Work {
         /// When the shard wants its next turn at the latest.
         next: Option<Tick>,
     },
+    /// The same, but a device owes completions: they are likely to come soon, and it pays to be there.
+    Owed {
+        /// When the shard wants its next turn at the latest.
+        next: Option<Tick>,
+    },
     /// So many events or completions were handled; more may follow at once. Nought counts as idle.
     Busy(u32),
     /// The shard is done: the reactor flushes its mailbox and returns.

@@ -151,6 +151,7 @@ fn play(rounds: u64, seed: u64) {
                     spin: zero,
                     spin_max: zero,
                     yielding: zero,
+                    yielding_owed: zero,
                     mail_budget: 4,
                 };
                 let mut reactor = Reactor::new(CoreId(n as u8), None, side, mail, HardwareClock, pace);

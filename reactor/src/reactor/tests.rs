@@ -66,8 +66,14 @@ impl Shard for Script {
 }
 
 const ZERO: Duration = Duration::ZERO;
-const SLEEPY: Pace =
-    Pace { mode: PollMode::Adaptive, spin: ZERO, spin_max: ZERO, yielding: ZERO, mail_budget: 4 };
+const SLEEPY: Pace = Pace {
+    mode: PollMode::Adaptive,
+    spin: ZERO,
+    spin_max: ZERO,
+    yielding: ZERO,
+    yielding_owed: ZERO,
+    mail_budget: 4,
+};
 
 fn alone(shard: Script, pace: Pace) -> Reactor<Script, HardwareClock> {
     let mail = Mesh::new(1, 4).pop().unwrap();
