@@ -22,6 +22,7 @@ pub mod control;
 pub mod limits;
 pub mod live;
 pub mod message;
+pub mod placement;
 pub mod recorder;
 pub mod shard;
 pub mod start;

@@ -31,6 +31,7 @@ use crate::control::specs::{self, Portal};
 use crate::control::{Backplane, BdevSpec, Unit};
 use crate::limits::Limits;
 use crate::message::ShardMsg;
+use crate::placement::Busy;
 use crate::shard::{Core, StoreOrder};
 use crate::store::Store;
 
@@ -89,6 +90,25 @@ impl Live {
     /// The cores.
     pub fn cores(&self) -> &[CoreHandle] {
         &self.cores
+    }
+
+    /// Tells the core that accepts how busy all are, so that it spreads connections by load.
+    pub fn spread_by_load(&self) {
+        let busy = |core: &CoreHandle| -> Busy {
+            let stats = core.stats.clone();
+            Box::new(move |now| stats.load(now).busy_ns)
+        };
+        let cores = self.cores.iter().map(busy).collect();
+        // Until it hears of it, each gets one in its turn.
+        drop(self.send(self.accepting(), move |core| {
+            let now = core.now;
+            core.placement().watch(cores, now);
+        }));
+    }
+
+    /// The core whose portals accept for all.
+    fn accepting(&self) -> &CoreHandle {
+        &self.cores[0]
     }
 
     /// Runs an errand on one core; its answer comes out of the receiver.
@@ -342,13 +362,13 @@ impl Backplane for Live {
 
     fn listen(&self, group: u16, portal: &Portal) -> Result<u16, RpcError> {
         let at = address(portal)?;
-        let open = self.on_core(&self.cores[0], move |core| core.iscsi.open_portal(group, at))?;
+        let open = self.on_core(self.accepting(), move |core| core.iscsi.open_portal(group, at))?;
         open.map(|bound| bound.port()).map_err(RpcError::internal)
     }
 
     fn unlisten(&self, group: u16, portal: &Portal) {
         if let Ok(at) = address(portal) {
-            let _ = self.on_core(&self.cores[0], move |core| core.iscsi.close_portal(group, at));
+            let _ = self.on_core(self.accepting(), move |core| core.iscsi.close_portal(group, at));
         }
     }
 

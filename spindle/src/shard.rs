@@ -18,6 +18,7 @@ use spindle_scsi::{ControlEvent, Direct, Engine, LuId, Witness};
 use spindle_scsi_port::{PortEffect, Transport};
 
 use crate::message::{Adopted, ShardMsg};
+use crate::placement::Placement;
 use crate::recorder::Notes;
 
 /// PDUs taken in by the transport in one turn.
@@ -48,9 +49,6 @@ pub struct Core<N: Net> {
     pub shrinking: HashMap<LuId, Sender<CoreId>>,
     /// Where things to be stored durably go: the control plane's thread for files.
     pub store: Option<Sender<StoreOrder>>,
-    /// Connections placed so far, for placing the next.
-    placed: u64,
-    /// Connections are placed on these cores, in turn.
     placement: Placement,
     notes: Notes,
     done: Vec<IoDone>,
@@ -82,16 +80,6 @@ pub struct StoreOrder {
     pub what: spindle_scsi::Stored,
     /// The bytes.
     pub bytes: Box<[u8]>,
-}
-
-/// Which core a new connection goes to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Placement {
-    /// Each in its turn.
-    #[default]
-    RoundRobin,
-    /// All where they were accepted.
-    Here,
 }
 
 /// The mid-level as transports see it: the engine, and the channels for what devices can do at once. A macro, for it
@@ -133,8 +121,7 @@ impl<N: Net> Core<N> {
             closing: HashMap::new(),
             shrinking: HashMap::new(),
             store: None,
-            placed: 0,
-            placement: Placement::default(),
+            placement: Placement::new(cores),
             notes: Notes::passing(id),
             done: Vec::with_capacity(256),
             port: Vec::with_capacity(256),
@@ -149,9 +136,9 @@ impl<N: Net> Core<N> {
         self.notes = Notes::of_process(self.id);
     }
 
-    /// Changes where new connections go.
-    pub fn place(&mut self, placement: Placement) {
-        self.placement = placement;
+    /// Where new connections go that are accepted here.
+    pub fn placement(&mut self) -> &mut Placement {
+        &mut self.placement
     }
 
     /// What a channel needs to be bound here.
@@ -284,7 +271,7 @@ impl<N: Net> Core<N> {
             match item {
                 IscsiOut::Accepted { socket, portal_group, peer, local } => {
                     let new = Adopted { socket, portal_group, peer, local };
-                    let to = self.next_core();
+                    let to = self.placement.next(self.now);
                     if to == self.id {
                         self.adopt(new);
                     } else {
@@ -295,17 +282,6 @@ impl<N: Net> Core<N> {
             }
         }
         self.out = out;
-    }
-
-    fn next_core(&mut self) -> CoreId {
-        match self.placement {
-            Placement::Here => self.id,
-            Placement::RoundRobin => {
-                let to = (self.placed % u64::from(self.cores)) as u8;
-                self.placed += 1;
-                CoreId(to)
-            }
-        }
     }
 
     /// Starts to close a unit on this core; `tell` hears when its channel is gone.
