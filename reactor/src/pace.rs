@@ -39,7 +39,7 @@ impl Default for Pace {
         Pace {
             mode: PollMode::Adaptive,
             spin: Duration::from_micros(60),
-            spin_max: Duration::from_micros(500),
+            spin_max: Duration::from_millis(5),
             yielding: Duration::from_micros(40),
             yielding_owed: Duration::from_millis(1),
             mail_budget: 256,
