@@ -2,7 +2,7 @@
 //!
 //! Connections come in bursts, and what they will ask for is not known when they come. So the cores' load is looked at now
 //! and then, and in between each connection placed counts as a little load of its own: a core at work to the full gets its
-//! next one when an idle one has got [`FULL`]. Where cores are alike, each gets one in its turn.
+//! next one when an idle one has got sixteen. Where cores are alike, each gets one in its turn.
 
 use spindle_reactor::{CoreId, Tick};
 
