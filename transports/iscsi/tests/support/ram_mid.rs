@@ -286,6 +286,10 @@ impl Mid for RamMid {
 
     fn received(&mut self, task: TaskId, buf: Sgv) {
         let row = self.rows[&task.0].clone();
+        if row.state == State::Revoking {
+            // Crossed with the effect that revokes it, which is answered as well.
+            return self.put(buf);
+        }
         self.store(&row, buf);
         let outcome = Outcome { residual: residual(row.bytes, row.expected), ..Outcome::GOOD };
         self.respond(task.0, outcome, None);
