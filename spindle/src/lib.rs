@@ -6,6 +6,7 @@
 //! | [`limits`] | every limit, summed term by term |
 //! | [`start`] | start and stop in order |
 //! | [`shard`] | one core's share and its turn; generic over the network, so that the simulation runs this code |
+//! | [`placement`] | which core a new connection goes to |
 //! | [`message`] | what cores say to each other |
 //! | [`control`] | the object model and the RPC methods |
 //! | [`live`] | the backplane that carries changes to the cores |

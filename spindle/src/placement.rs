@@ -18,6 +18,7 @@ pub type Busy = Box<dyn Fn(Tick) -> u64 + Send>;
 pub struct Placement {
     cores: Vec<Row>,
     looked: Tick,
+    placed: u64,
 }
 
 #[derive(Default)]
@@ -27,13 +28,18 @@ struct Row {
     busy_ns: u64,
     load: u64,
     placed_since: u64,
-    placed: u64,
+    /// When it got one last, counted in connections.
+    last: u64,
 }
 
 impl Placement {
     /// Over cores whose load is not known: each in its turn.
     pub fn new(cores: u8) -> Placement {
-        Placement { cores: (0..cores.max(1)).map(|_| Row::default()).collect(), looked: Tick::ZERO }
+        Placement {
+            cores: (0..cores.max(1)).map(|_| Row::default()).collect(),
+            looked: Tick::ZERO,
+            placed: 0,
+        }
     }
 
     /// From now on the load of each core counts.
@@ -49,11 +55,12 @@ impl Placement {
     pub fn next(&mut self, now: Tick) -> CoreId {
         self.look(now);
         let least =
-            self.cores.iter().enumerate().min_by_key(|(_, row)| (row.load + row.placed_since, row.placed));
+            self.cores.iter().enumerate().min_by_key(|(_, row)| (row.load + row.placed_since, row.last));
         let at = least.map_or(0, |(at, _)| at);
+        self.placed += 1;
         let row = &mut self.cores[at];
         row.placed_since += 1;
-        row.placed += 1;
+        row.last = self.placed;
         CoreId(at as u8)
     }
 
@@ -114,6 +121,16 @@ mod tests {
         let mut got = next(&mut placement, 2 * FULL as usize, 1 + LATER);
         assert_eq!(got.iter().filter(|&&core| core == 0).count(), FULL as usize / 2, "{got:?}");
         assert!(got.drain(..FULL as usize).all(|core| core == 1));
+    }
+
+    #[test]
+    fn a_core_that_was_spared_for_long_is_not_given_all_of_it_later() {
+        let (mut placement, clocks) = watched(2);
+        clocks[0].store(LATER, Ordering::Relaxed);
+        assert_eq!(next(&mut placement, 8, 1 + LATER), [1; 8]);
+        // Both rest now; connections come one by one, each after a look of its own.
+        let got: Vec<u8> = (2..8).flat_map(|n| next(&mut placement, 1, 1 + n * LATER)).collect();
+        assert_eq!(got, [0, 1, 0, 1, 0, 1]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Kernel TCP: readiness by epoll, data by readv and sendmsg.
 //!
-//! One epoll set per core; its descriptor is what the core sleeps on. A turn costs one `epoll_wait`, one
-//! `readv` per connection with something to read (headers into staging and payload into its vector by the
-//! same call), and one `sendmsg` per connection with something to say. A connection that holds a partial PDU
-//! only keeps its few bytes; staging buffers belong to the core and go round.
+//! One epoll set per core; its descriptor is what the core sleeps on. A turn costs one `epoll_wait` (none in most
+//! turns of a lone connection that waits for each answer), one `readv` per connection with something to read (headers
+//! into staging and payload into its vector by the same call), and one `sendmsg` per connection with something to say
+//! (more where whole segments of the kernel wait before the turn ends). A connection that holds a partial PDU only
+//! keeps its few bytes; staging buffers belong to the core and go round.
 
 mod conn;
 mod listen;
@@ -106,7 +107,8 @@ struct Lone {
     answers: u32,
 }
 
-/// Polls of the lone connection alone before all are asked again: what another one waits longer, well under 1 µs.
+/// Polls of the lone connection alone before all are asked again: others wait so many turns longer at most, once, as it is
+/// not the lone one any more when they have something.
 const UNASKED_MAX: u8 = 3;
 /// More answers than these in one turn are those of a deep queue.
 const ANSWERS_MAX: u32 = 2;
