@@ -7,6 +7,7 @@ mod both_ways;
 mod describing;
 mod flushes;
 mod gates;
+mod made;
 mod reservations;
 mod steps;
 mod storm;
@@ -22,14 +23,15 @@ use spindle_bdev::{
 use spindle_mem::{Arena, ArenaConfig, PoolConfig, Sgv, SgvPool, ShareId};
 use spindle_reactor::{CoreId, Tick};
 use spindle_scsi_port::{
-    Admit, Command, Expected, Mid, NexusId, NexusInfo, PortEffect, ReceiveError, Refusal, Residual, TaskAttr,
-    TaskId, TaskTag, Tmf, TmfFunction, TmfId, TmfResponse, TransportKind,
+    Admit, Command, Expected, Mid, NexusId, PortEffect, ReceiveError, Refusal, Residual, TaskAttr, TaskId,
+    TaskTag, Tmf, TmfFunction, TmfId, TmfResponse,
 };
 use spindle_scsi_spec::cdb::{Family, Read, Write};
 use spindle_scsi_spec::{Asc, Lun, LunMethod, Sense, SenseKey, Status};
 
 use crate::device_server::fixture;
-use crate::{ControlEvent, Engine, EngineConfig, LuId, LuIdentity, LuSpec, ScsiMsg};
+use crate::{ControlEvent, Engine, EngineConfig, LuId, LuSpec, ScsiMsg};
+pub use made::{TUR, blocks, compare_and_write, nexus_info, persistent_out, pr_list, read, spec, write};
 
 pub const BLOCK: usize = 512;
 pub const LU: LuId = LuId(7);
@@ -639,66 +641,4 @@ impl Engine {
         self.settle();
         admit
     }
-}
-
-pub fn spec(info: &BdevInfo, tst_shared: bool) -> LuSpec {
-    LuSpec {
-        lu: LU,
-        channel: ChannelId(3),
-        info: info.clone(),
-        identity: LuIdentity::of_uuid(info.uuid),
-        home: CoreId(0),
-        tst_shared,
-        write_protect: false,
-        can_store: true,
-        saved_modes: None,
-        saved_reservations: None,
-    }
-}
-
-pub fn nexus_info(name: u8) -> NexusInfo {
-    NexusInfo {
-        transport: TransportKind::Iscsi,
-        initiator_name: format!("iqn.2026-01.example:i{name}"),
-        initiator_session: [0x40, 0, 0, name, 0, 0],
-        target_name: "iqn.2026-01.example:t".into(),
-        target: 0,
-        target_port: 1,
-        lun_map: 1,
-        peer_address: String::new(),
-    }
-}
-
-pub const TUR: [u8; 6] = [0; 6];
-
-pub fn read(lba: u64, blocks: u32) -> Vec<u8> {
-    Read::new(Family::Ten, lba, blocks).emit().as_bytes().to_vec()
-}
-
-pub fn write(lba: u64, blocks: u32) -> Vec<u8> {
-    Write::new(Family::Ten, lba, blocks).emit().as_bytes().to_vec()
-}
-
-pub fn blocks(fill: u8, n: usize) -> Vec<u8> {
-    vec![fill; n * BLOCK]
-}
-
-pub fn compare_and_write(lba: u64) -> Vec<u8> {
-    let mut cdb = vec![0x89, 0];
-    cdb.extend(lba.to_be_bytes());
-    cdb.extend([0, 0, 0, 1, 0, 0]);
-    cdb
-}
-
-/// PERSISTENT RESERVE OUT of a service action with a type.
-pub fn persistent_out(action: u8, kind: u8) -> Vec<u8> {
-    vec![0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0]
-}
-
-/// Its parameter list: own key, and the key the action is about.
-pub fn pr_list(key: u64, service_key: u64) -> Vec<u8> {
-    let mut list = key.to_be_bytes().to_vec();
-    list.extend(service_key.to_be_bytes());
-    list.extend([0; 8]);
-    list
 }
