@@ -294,7 +294,7 @@ impl Play {
     fn cdb(&mut self, who: usize, input: &mut Input<'_>) -> Option<()> {
         let [how, lun] = input.array()?;
         let edtl = input.u32()? % (1 << 18);
-        let cdb = input.short()?;
+        let cdb = clean(input.short()?);
         let data = input.short()?;
         let mut header = [0; 16];
         let n = cdb.len().min(16);
@@ -507,8 +507,8 @@ impl Play {
             let bytes = [&header[..], data].concat();
             self.send(who, &clean(&bytes));
         } else {
-            let ahs = clean(if how & 4 != 0 { &data[..data.len().min(64) & !3] } else { &[] });
-            let bytes = peer.pdu(&header, &ahs, data);
+            let ahs = if how & 4 != 0 { &data[..data.len().min(64) & !3] } else { &[] };
+            let bytes = peer.pdu(&header, ahs, data);
             self.send(who, &bytes);
         }
         Some(())

@@ -111,17 +111,20 @@ impl Peer {
     }
 
     /// The bytes of a PDU. `ahs` is whole words; the lengths in the header are set to fit.
+    ///
+    /// What a pool overwrites its memory with is never sent, so that it is known when it comes back: as data, or with the
+    /// header and AHS that a Reject is about (RFC 7143 §11.17.2). Headers are kept as they are, for most of their fields
+    /// mean something: whoever fills one with the program's bytes cleans those.
     pub fn pdu(&mut self, header: &Bhs, ahs: &[u8], data: &[u8]) -> Vec<u8> {
         let mut header = *header;
         header[4] = (ahs.len() / 4) as u8;
         header[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
         self.note(&header);
-        let mut out = [&header[..], ahs].concat();
+        let mut out = [&header[..], &clean(ahs)].concat();
         if self.digests.header {
             out.extend(digest::of_header(&out));
         }
         let start = out.len();
-        // What a pool overwrites its memory with is never sent, so that it is known when it comes back.
         out.extend_from_slice(&clean(data));
         out.resize(start + bhs::padded(data.len() as u32) as usize, 0);
         if self.digests.data && !data.is_empty() {
