@@ -15,6 +15,8 @@ pub struct TcpPath {
     pub rtt_us: u32,
     /// Its mean deviation in microseconds.
     pub rtt_deviation_us: u32,
+    /// The shortest round trip of the last minutes in microseconds.
+    pub rtt_min_us: u32,
     /// Segments sent again so far.
     pub retransmits: u32,
     /// Segments sent and not yet acknowledged.
@@ -39,6 +41,7 @@ pub fn tcp_path<F: AsFd>(fd: F) -> io::Result<TcpPath> {
     Ok(TcpPath {
         rtt_us: info.tcpi_rtt,
         rtt_deviation_us: info.tcpi_rttvar,
+        rtt_min_us: info.tcpi_min_rtt,
         retransmits: info.tcpi_total_retrans,
         unacknowledged: info.tcpi_unacked,
         congestion_window: info.tcpi_snd_cwnd,

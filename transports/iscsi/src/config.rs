@@ -173,6 +173,11 @@ pub struct IscsiLimits {
     pub first_burst_length: u32,
     /// MaxOutstandingR2T we agree to, at most 32 (half of what the sequence of a transfer tag can tell apart).
     pub max_outstanding_r2t: u16,
+    /// Bytes that R2Ts of a session ask for at a time at least (and before anything is known of the way); one R2T may always
+    /// be out.
+    pub solicited_min: u32,
+    /// The same at most, on a long and fast way.
+    pub solicited_max: u32,
     /// `true`: every write waits for an R2T.
     pub initial_r2t: bool,
     /// Whether data may come with the command.
@@ -220,6 +225,10 @@ impl Default for IscsiLimits {
             max_burst_length: 1_048_576,
             first_burst_length: 65_536,
             max_outstanding_r2t: 4,
+            // Half of a small second-level cache.
+            solicited_min: 262_144,
+            // 100 Gb/s over 2.5 ms.
+            solicited_max: 32 << 20,
             initial_r2t: false,
             immediate_data: true,
             time2wait: 2,

@@ -82,6 +82,7 @@ impl<N: Net> IscsiTransport<N> {
                 }
             } else {
                 self.burst_data(key, d.is_final);
+                self.settle(key);
             }
         } else if len > 0
             && let Some(session) = conn.session.and_then(|key| self.sessions.get_mut(key))
@@ -109,7 +110,30 @@ impl<N: Net> IscsiTransport<N> {
         let (session, large) = (task.session, u32::from(task.is_large()));
         if let Some(session) = self.sessions.get_mut(session) {
             session.large_r2ts = session.large_r2ts.saturating_sub(large);
-            task.burst_end = task.burst_end.saturating_add(session.params.max_burst_length).min(task.asked);
+            task.burst_end = task.burst_end.saturating_add(task.piece).min(task.asked);
+        }
+    }
+
+    /// What came for a task, or will come no more, makes room for other R2Ts.
+    fn settle(&mut self, key: Key<Task>) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(task.session) else { return };
+        let is_sink = task.phase == Phase::Sink;
+        let left = if task.outstanding == 0 || is_sink { 0 } else { task.asked.saturating_sub(task.arrived) };
+        let settled = task.solicited.saturating_sub(left);
+        task.solicited -= settled;
+        session.solicit.settled(settled);
+    }
+
+    /// Gives R2Ts to those in line, as far as there is room.
+    pub(crate) fn serve_line(&mut self, conn: &mut Conn) {
+        let Some(key) = conn.session else { return };
+        let limits = &self.config.limits;
+        let bounds = (limits.solicited_min, limits.solicited_max);
+        let Some(session) = self.sessions.get_mut(key).filter(|s| s.solicit.has_line()) else { return };
+        session.solicit.measure(self.now, bounds, || self.net.round_trip_us(conn.id));
+        while let Some(next) = self.sessions.get_mut(key).and_then(|s| s.solicit.next()) {
+            self.send_r2ts(conn, next, true);
         }
     }
 
@@ -172,11 +196,13 @@ impl<N: Net> IscsiTransport<N> {
             return;
         }
         task.asked = task.asked.max(task.arrived);
-        self.send_r2ts(conn, key);
+        if !task.in_line {
+            self.send_r2ts(conn, key, false);
+        }
     }
 
-    /// Asks for what is missing, as far as MaxOutstandingR2T allows.
-    fn send_r2ts(&mut self, conn: &mut Conn, key: Key<Task>) {
+    /// Asks for what is missing, as far as MaxOutstandingR2T and what is out already ([`crate::solicit`]) allow.
+    fn send_r2ts(&mut self, conn: &mut Conn, key: Key<Task>, its_turn: bool) {
         if conn.session.is_none() {
             // Its session is ending (TARGET COLD RESET): the task is about to be revoked, and there is no window to
             // tell of any more.
@@ -185,10 +211,24 @@ impl<N: Net> IscsiTransport<N> {
         let (exp_cmd_sn, max_cmd_sn) = self.window(conn);
         let Some(task) = self.tasks.get_mut(key) else { return };
         let Some(session) = self.sessions.get_mut(task.session) else { return };
-        let burst_max = session.params.max_burst_length;
         let outstanding_max = session.params.max_outstanding_r2t.clamp(1, 32) as u8;
+        task.in_line = false;
         while task.outstanding < outstanding_max && task.asked < task.wanted {
-            let len = burst_max.min(task.wanted - task.asked);
+            let begun = task.piece > 0;
+            if !session.solicit.has_room() || !(begun || its_turn) && session.solicit.has_line() {
+                // Data of its own that comes gives it another try.
+                if task.outstanding == 0 {
+                    task.in_line = true;
+                    session.solicit.wait(key, begun);
+                }
+                break;
+            }
+            if !begun {
+                task.piece = session.solicit.piece(session.params.max_burst_length);
+            }
+            let len = task.piece.min(task.wanted - task.asked);
+            session.solicit.asked(len);
+            task.solicited += len;
             let sequence = task.head_seq.wrapping_add(task.outstanding) & SEQUENCE;
             let pdu = R2t {
                 lun: task.lun,
@@ -285,7 +325,7 @@ impl<N: Net> IscsiTransport<N> {
     pub(crate) fn task_ended(&mut self, key: Key<Task>) {
         let Some(task) = self.tasks.get(key) else { return };
         debug_assert!(task.buf.is_none(), "a task that ends has no vector");
-        if task.expects_data() || task.reserved > 0 || task.kept.is_some() {
+        if task.expects_data() || task.in_line || task.reserved > 0 || task.kept.is_some() {
             return self.receiver_ended(key);
         }
         if let Some(session) = self.sessions.get_mut(task.session) {
@@ -301,10 +341,20 @@ impl<N: Net> IscsiTransport<N> {
         self.forget_kept(key);
         let until = self.now.plus_ms(self.config.limits.sink_ms);
         let Some(task) = self.tasks.get_mut(key) else { return };
+        if std::mem::take(&mut task.in_line)
+            && let Some(session) = self.sessions.get_mut(task.session)
+        {
+            session.solicit.leave(key);
+        }
         if !task.expects_data() {
             return self.task_ended(key);
         }
         task.phase = Phase::Sink;
+        // The initiator may send what it was asked for, or not (RFC 7143 §11.5.1): nobody waits for it.
+        let conn = task.conn;
+        self.settle(key);
+        self.unblocked.push(conn);
+        let Some(task) = self.tasks.get_mut(key) else { return };
         if let Some(session) = self.sessions.get_mut(task.session) {
             session.in_flight -= u32::from(task.numbered);
             session.sinks += 1;

@@ -50,6 +50,7 @@ mod quick;
 mod requests;
 mod rx;
 pub mod session;
+mod solicit;
 pub mod task;
 mod timers;
 pub mod tmf;

@@ -18,6 +18,7 @@ use crate::login::{LoginDone, LoginStep};
 use crate::negotiate::{Negotiator, Stage};
 use crate::rx::Plan;
 use crate::session::{Session, WINDOW_MAX};
+use crate::solicit::Solicit;
 use crate::timers::Later;
 use crate::transport::IscsiTransport;
 
@@ -201,6 +202,7 @@ impl<N: Net> IscsiTransport<N> {
             return Err(LoginStatus::OUT_OF_RESOURCES);
         }
         let mut session = Session::new(done.params.clone(), done.isid, tsih, done.cmd_sn);
+        session.solicit = Solicit::new(self.config.limits.solicited_min);
         session.initiator_name.clone_from(&done.initiator_name);
         session.initiator_alias.clone_from(&done.initiator_alias);
         session.portal_group = done.portal_group;

@@ -69,6 +69,7 @@ impl<N: Net> IscsiTransport<N> {
         if !conn.like.on && conn.like.lent > 0 {
             self.take_lent(conn, mid);
         }
+        self.serve_line(conn);
         if conn.is_reading() {
             // Whatever it was that was answered: a peer that does not take its answers is not read.
             self.stall(conn);

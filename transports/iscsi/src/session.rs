@@ -11,6 +11,7 @@ use spindle_reactor::Tick;
 use spindle_scsi_port::NexusId;
 
 use crate::negotiate::Params;
+use crate::solicit::Solicit;
 use crate::task::Task;
 
 /// Commands of a session, whatever was earned: the width of the ring of numbers that came early.
@@ -63,6 +64,8 @@ pub struct Session {
     pub sinks: u32,
     /// R2Ts out of tasks that move much.
     pub large_r2ts: u32,
+    /// What its R2Ts ask for, and who waits for one. All its tasks are of one connection; with several, each gets its own.
+    pub solicit: Solicit,
     /// Bytes of unsolicited data kept, or on their way, for tasks that wait for memory.
     pub reserve_used: u32,
     /// Whether CHAP was done.
@@ -147,6 +150,7 @@ impl Session {
             tmfs: 0,
             sinks: 0,
             large_r2ts: 0,
+            solicit: Solicit::new(0),
             reserve_used: 0,
             authenticated: false,
             counters: SessionCounters::default(),

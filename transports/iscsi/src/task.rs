@@ -50,6 +50,12 @@ pub struct Task {
     pub data_sn: u32,
     /// R2Ts sent so far.
     pub r2t_sn: u32,
+    /// Bytes that each of its R2Ts asks for, the last perhaps fewer; nought before the first.
+    pub piece: u32,
+    /// Bytes asked for that have not come.
+    pub solicited: u32,
+    /// Waits in the line for an R2T.
+    pub in_line: bool,
     /// Data-In it may bring at most.
     pub read_max: u32,
     /// Both directions.
@@ -106,6 +112,9 @@ impl Task {
             burst_end: 0,
             data_sn: 0,
             r2t_sn: 0,
+            piece: 0,
+            solicited: 0,
+            in_line: false,
             read_max: 0,
             bidirectional: false,
             lun,

@@ -46,6 +46,8 @@ pub struct IscsiTransport<N: Net> {
     events: Vec<NetEvent<N::Socket>>,
     line: std::collections::VecDeque<ConnId>,
     stalled: Vec<ConnId>,
+    /// Connections on which a task ended that had been asked for data: others may have their R2Ts.
+    pub(crate) unblocked: Vec<ConnId>,
     pub(crate) reminders: Reminders,
     pub(crate) last_tag: u32,
     /// Vectors lent to the Net for writes that are expected.
@@ -197,6 +199,7 @@ impl<N: Net> IscsiTransport<N> {
             events: Vec::new(),
             line: std::collections::VecDeque::new(),
             stalled: Vec::new(),
+            unblocked: Vec::new(),
             reminders: Reminders::new(CONNS_MAX),
             last_tag: 0,
             lent: 0,
@@ -662,6 +665,12 @@ impl<N: Net> Transport for IscsiTransport<N> {
 
     fn flush<M: Mid>(&mut self, now: Tick, _mid: &mut M) {
         self.now = self.now.max(now);
+        while let Some(id) = self.unblocked.pop() {
+            if let Some(mut conn) = self.take_conn(id) {
+                self.serve_line(&mut conn);
+                self.put_conn(conn);
+            }
+        }
         self.net.flush(now);
     }
 

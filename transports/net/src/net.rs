@@ -89,6 +89,11 @@ pub trait Net {
     /// The rest of the stream's bytes will be staged.
     fn unland(&mut self, conn: ConnId) -> Option<(Sgv, u32)>;
 
+    /// The shortest round trip to the peer that was seen, in microseconds, if the layer below knows.
+    fn round_trip_us(&self, _conn: ConnId) -> Option<u32> {
+        None
+    }
+
     /// Queues `head`, then the body's bytes, then `tail` (padding and digest). `Released` gives the body's share
     /// back. Nothing is sent before `flush`, except when so much is queued that the peer would wait for it.
     fn send(&mut self, conn: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]);

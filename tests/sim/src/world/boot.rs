@@ -235,6 +235,7 @@ pub(super) fn limits(rng: &mut Rng, streams: bool) -> IscsiLimits {
         max_burst_length: one(rng, &[8_192, 65_536, 1_048_576]),
         first_burst_length: one(rng, &[if streams { 4_096 } else { 2_048 }, 8_192]),
         max_outstanding_r2t: one(rng, &[1, 4]) as u16,
+        solicited_min: one(rng, &[512, 16_384, 262_144]),
         unsolicited_reserve_bytes: one(rng, &[8_192, 65_536]),
         send_queue_bytes_max: one(rng, &[65_536, 4 << 20]),
         nop_in_interval_ms: u64::from(one(rng, &[50, 2_000, 15_000])),

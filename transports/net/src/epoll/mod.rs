@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::event::epoll;
+use spindle_ffi_os::socket::tcp_path;
 use spindle_mem::{Sgv, SgvPool};
 use spindle_reactor::{Tick, WakeSet};
 
@@ -404,6 +405,12 @@ impl Net for EpollNet {
 
     fn queued_bytes(&self, conn: ConnId) -> u32 {
         self.conn(conn).map_or(0, |c| c.tx.queued_bytes())
+    }
+
+    fn round_trip_us(&self, conn: ConnId) -> Option<u32> {
+        let path = tcp_path(&self.conn(conn)?.fd).ok()?;
+        // Before the first acknowledgement there is none, which the kernel tells by all ones.
+        Some(path.rtt_min_us).filter(|us| *us != u32::MAX)
     }
 
     fn flush(&mut self, now: Tick) {
