@@ -31,7 +31,7 @@ pub type Body = (SgvRef, Range<u32>);
 /// them) or *landing* (the next bytes of the stream belong to a vector). The owner reads headers out of
 /// staging, says where the payload behind them goes, and goes on.
 pub trait Net {
-    /// An accepted connection as a value that can move to another core.
+    /// A connection as a value that can move to another core, with what was received of it and not read.
     type Socket: Send;
 
     /// Starts to listen. The address may name port 0; the answer says which was given.
@@ -42,6 +42,13 @@ pub trait Net {
 
     /// Takes a connection over. Its events are reported from now on.
     fn attach(&mut self, socket: Self::Socket, now: Tick) -> Result<ConnId, NetError>;
+
+    /// Gives a connection up for another core to attach: staged bytes travel along and are reported there. Nothing more
+    /// is reported for it here. `None`: something of it cannot travel (bytes to be sent, a landing, a vector that was
+    /// lent, staging to the brim, an end that is about to be reported), and nothing has changed.
+    fn detach(&mut self, _conn: ConnId) -> Option<Self::Socket> {
+        None
+    }
 
     /// Reports what happened, bounded by `budget` connections. Level-triggered for `Readable`: a connection
     /// whose staging still grows is reported again.

@@ -105,6 +105,60 @@ fn pattern(n: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_connection_moves_with_what_was_received_and_not_read() {
+    let (mut a, mut b) = (Bench::new(TcpConfig::default()), Bench::new(TcpConfig::default()));
+    for unread in [0, 40, 64, 3_000] {
+        let (mut client, old) = a.connect("127.0.0.1:0");
+        let sent = pattern(10 + unread + 30);
+        client.write_all(&sent[..10 + unread]).unwrap();
+        a.readable(old, 10 + unread);
+        a.net.consume(old, 10);
+        let socket = a.net.detach(old).expect("nothing is under way");
+        assert_eq!(a.net.bytes(old), []);
+        assert!(a.net.detach(old).is_none(), "it is gone");
+        // What comes while it is on no core waits in the socket.
+        client.write_all(&sent[10 + unread..]).unwrap();
+        let new = b.net.attach(socket, b.now()).unwrap();
+        assert_eq!(b.net.bytes(new), &sent[10..10 + unread]);
+        if unread > 0 {
+            b.readable(new, unread);
+        }
+        b.readable(new, unread + 30);
+        assert_eq!(b.net.bytes(new), &sent[10..]);
+        b.net.consume(new, unread as u32 + 30);
+        b.net.send(new, &[7; 48], None, &[]);
+        assert!(b.net.detach(new).is_none(), "something is to be sent");
+        let now = b.now();
+        b.net.flush(now);
+        let mut answer = [0; 48];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [7; 48]);
+        drop(client);
+        assert_eq!(b.closed(new), CloseReason::PeerClosed);
+    }
+    assert_eq!((a.net.connections(), b.net.connections()), (0, 0));
+}
+
+#[test]
+fn a_connection_that_lands_or_was_lent_to_stays() {
+    let mut b = Bench::new(TcpConfig::default());
+    let (mut client, conn) = b.connect("127.0.0.1:0");
+    let take = |b: &mut Bench| b.pool.take(4096, ShareId(0)).unwrap();
+    let (lent, landing) = (take(&mut b), take(&mut b));
+    assert!(b.net.lend(conn, lent).is_none() && b.net.detach(conn).is_none());
+    let lent = b.net.take_spare(conn).unwrap();
+    b.pool.put(lent);
+    assert!(b.net.land(conn, landing, 0..4096).is_none() && b.net.detach(conn).is_none());
+    client.write_all(&pattern(4096)).unwrap();
+    let landed = b.until("Landed", |_, e| match e {
+        NetEvent::Landed { buf, .. } => Ok(buf),
+        e => Err(e),
+    });
+    b.pool.put(landed);
+    assert!(b.net.detach(conn).is_some());
+}
+
+#[test]
 fn connections_that_fell_silent_give_their_staging_buffers_to_others() {
     let mut b = Bench::new(TcpConfig { staging_max: 2, ..TcpConfig::default() });
     let mut peers: Vec<_> = (0..8).map(|_| b.connect("127.0.0.1:0")).collect();

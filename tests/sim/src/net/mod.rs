@@ -30,9 +30,9 @@ pub const fn wake_fd(core: usize) -> RawFd {
     1_000_000 + core as RawFd
 }
 
-/// An accepted connection on its way to a core.
+/// A connection on its way to a core, with what was received of it before.
 #[derive(Debug)]
-pub struct SimSocket(PipeId);
+pub struct SimSocket(PipeId, Box<[u8]>);
 
 /// The network of one core.
 pub struct SimNet {
@@ -248,9 +248,12 @@ impl Net for SimNet {
         }
         let slot = self.free.pop().expect("pushed just above if there was none");
         lock(&self.fabric).attach(socket.0, self.core);
+        if !socket.1.is_empty() {
+            self.pending.push(NetEvent::Readable(self.id_at(slot)));
+        }
         self.conns[slot].conn = Some(Conn {
             pipe: socket.0,
-            inbox: Inbox::default(),
+            inbox: Inbox::with(socket.1),
             tx: VecDeque::new(),
             sent: 0,
             queued: 0,
@@ -259,6 +262,19 @@ impl Net for SimNet {
             fin_sent: false,
         });
         Ok(self.id_at(slot))
+    }
+
+    fn detach(&mut self, conn: ConnId) -> Option<SimSocket> {
+        let c = self.conn(conn).filter(|c| c.closing.is_none() && c.tx.is_empty())?;
+        let unread = c.inbox.unread()?;
+        let slot = &mut self.conns[conn.slot()];
+        let gone = slot.conn.take()?;
+        slot.generation = (slot.generation + 1) & 0xFFF;
+        self.free.push(conn.slot());
+        for buf in gone.inbox.give_up(&mut self.staging) {
+            self.pending.push(NetEvent::Spare { conn, buf });
+        }
+        Some(SimSocket(gone.pipe, unread))
     }
 
     fn poll(&mut self, now: Tick, budget: u32, out: &mut Vec<NetEvent<SimSocket>>) -> u32 {
@@ -274,7 +290,7 @@ impl Net for SimNet {
         loop {
             let accepted = lock(&self.fabric).accept(self.core);
             let Some((listener, pipe, peer, local)) = accepted else { break };
-            out.push(NetEvent::Accepted { listener, socket: SimSocket(pipe), peer, local });
+            out.push(NetEvent::Accepted { listener, socket: SimSocket(pipe, Box::default()), peer, local });
         }
         let mut left = budget.max(1);
         // The seed decides who is served first.

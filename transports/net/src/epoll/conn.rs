@@ -44,10 +44,10 @@ impl Conn {
         !self.paused && self.phase == Phase::Open
     }
 
-    pub fn new(fd: OwnedFd, interest: EventFlags) -> Conn {
+    pub fn new(fd: OwnedFd, interest: EventFlags, unread: Box<[u8]>) -> Conn {
         Conn {
             fd,
-            inbox: Inbox::default(),
+            inbox: Inbox::with(unread),
             tx: SendQueue::new(),
             interest,
             blocked: false,

@@ -72,7 +72,7 @@ impl EpollNet {
                         .and_then(|a| SocketAddr::try_from(a).ok())
                         .unwrap_or(listener.local);
                     let listener = ListenerId(index);
-                    out.push(NetEvent::Accepted { listener, socket: TcpSocket(fd), peer, local });
+                    out.push(NetEvent::Accepted { listener, socket: fd.into(), peer, local });
                 }
                 // The peer gave up before we came to it: the next one may be fine.
                 Err(Errno::CONNABORTED | Errno::INTR) => {}

@@ -62,13 +62,17 @@ impl Default for TcpConfig {
     }
 }
 
-/// An accepted connection on its way to a core.
+/// A connection on its way to a core.
 #[derive(Debug)]
-pub struct TcpSocket(OwnedFd);
+pub struct TcpSocket {
+    fd: OwnedFd,
+    /// Received where it comes from.
+    unread: Box<[u8]>,
+}
 
 impl From<OwnedFd> for TcpSocket {
     fn from(fd: OwnedFd) -> Self {
-        TcpSocket(fd)
+        TcpSocket { fd, unread: Box::default() }
     }
 }
 
@@ -280,16 +284,32 @@ impl Net for EpollNet {
             None => return Err(NetError::Full(self.config.connections_max)),
         };
         let id = ConnId((self.conns[slot as usize].generation << 20) | slot);
-        listen::prepare(&socket.0, &self.config);
+        let TcpSocket { fd, unread } = socket;
+        listen::prepare(&fd, &self.config);
         let interest = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        if let Err(e) =
-            epoll::add(&self.epoll, &socket.0, epoll::EventData::new_u64(u64::from(id.0)), interest)
-        {
+        if let Err(e) = epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(u64::from(id.0)), interest) {
             self.free.push(slot);
             return Err(os("watching a connection")(e));
         }
-        self.conns[slot as usize].conn = Some(Conn::new(socket.0, interest));
+        if !unread.is_empty() {
+            self.pending.push(NetEvent::Readable(id));
+        }
+        self.conns[slot as usize].conn = Some(Conn::new(fd, interest, unread));
         Ok(id)
+    }
+
+    fn detach(&mut self, conn: ConnId) -> Option<TcpSocket> {
+        let c = self.conn(conn).filter(|c| c.phase == Phase::Open && c.tx.is_empty())?;
+        let unread = c.inbox.unread()?;
+        let slot = &mut self.conns[conn.slot()];
+        let gone = slot.conn.take()?;
+        slot.generation = (slot.generation + 1) & 0xFFF;
+        self.free.push(conn.slot() as u32);
+        let _ = epoll::delete(&self.epoll, &gone.fd);
+        for buf in gone.inbox.give_up(&mut self.staging) {
+            self.pending.push(NetEvent::Spare { conn, buf });
+        }
+        Some(TcpSocket { fd: gone.fd, unread })
     }
 
     fn poll(&mut self, now: Tick, budget: u32, out: &mut Vec<NetEvent<TcpSocket>>) -> u32 {

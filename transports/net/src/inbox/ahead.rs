@@ -54,6 +54,11 @@ impl Ahead {
         self.spares.pop()
     }
 
+    /// No vectors are here.
+    pub fn is_empty(&self) -> bool {
+        self.spares.is_empty() && self.folds.is_empty()
+    }
+
     pub fn has_folds(&self) -> bool {
         !self.folds.is_empty()
     }

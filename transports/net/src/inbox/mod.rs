@@ -258,6 +258,18 @@ impl Inbox {
         self.staged.let_go(pool)
     }
 
+    /// What was received and not read, to travel with the connection. `None`: some of it is elsewhere, or there is so
+    /// much of it that it would pass for a buffer of the pool.
+    pub fn unread(&self) -> Option<Box<[u8]>> {
+        let travels = self.landing.is_none() && self.ahead.is_empty() && !self.staged.is_full();
+        travels.then(|| self.staged.bytes().into())
+    }
+
+    /// The receive side of a connection that came with these bytes from another core.
+    pub fn with(unread: Box<[u8]>) -> Inbox {
+        Inbox { staged: Staged::holding(unread), ..Inbox::default() }
+    }
+
     /// The connection is over: its staging buffer goes back, and so do the vectors it was lent.
     pub fn give_up(mut self, pool: &mut StagingPool) -> impl Iterator<Item = Sgv> {
         if let Some(buffer) = self.staged.give_up() {

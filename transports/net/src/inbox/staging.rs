@@ -91,6 +91,14 @@ impl Staged {
         Staged { buffer: None, listed: false, start: 0, shown: 0, end: 0, residue: [0; RESIDUE_MAX] }
     }
 
+    /// A residue that came from elsewhere.
+    pub fn holding(bytes: Box<[u8]>) -> Staged {
+        debug_assert!(!is_of_pool(&bytes), "as long as a buffer of the pool, which it is not");
+        let len = bytes.len();
+        let buffer = (len > 0).then_some(bytes);
+        Staged { buffer, shown: len, end: len, ..Staged::empty() }
+    }
+
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         match &self.buffer {
