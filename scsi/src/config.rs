@@ -58,7 +58,7 @@ impl EngineConfig {
 }
 
 /// How a logical unit names itself (INQUIRY, VPD 80h and 83h).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct LuIdentity {
     /// T10 VENDOR IDENTIFICATION, padded with spaces.
     pub vendor: [u8; 8],

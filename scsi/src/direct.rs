@@ -8,7 +8,9 @@
 
 use spindle_bdev::{ChannelId, Channels, Op};
 use spindle_mem::Sgv;
-use spindle_scsi_port::{Admit, Command, Mid, NexusId, NexusInfo, ReceiveError, Refusal, TaskId, Tmf};
+use spindle_scsi_port::{
+    Admit, Command, Mid, NexusId, NexusInfo, PackedNexus, ReceiveError, Refusal, TaskId, Tmf,
+};
 
 use crate::engine::Engine;
 
@@ -99,5 +101,25 @@ impl<W: Witness> Mid for Direct<'_, W> {
 
     fn nexus_lost(&mut self, nexus: NexusId) {
         self.engine.nexus_lost(nexus);
+    }
+
+    fn may_leave(&self, nexus: NexusId) -> Option<(Box<NexusInfo>, u32)> {
+        self.engine.may_leave(nexus)
+    }
+
+    fn expect_nexus(&mut self, info: Box<NexusInfo>, granted: u32) -> Result<NexusId, Refusal> {
+        self.engine.expect_nexus(info, granted)
+    }
+
+    fn expect_no_more(&mut self, nexus: NexusId) {
+        self.engine.expect_no_more(nexus);
+    }
+
+    fn pack_nexus(&mut self, nexus: NexusId) -> Option<PackedNexus> {
+        self.engine.pack_nexus(nexus)
+    }
+
+    fn unpack_nexus(&mut self, nexus: NexusId, packed: PackedNexus) {
+        self.engine.unpack_nexus(nexus, packed);
     }
 }

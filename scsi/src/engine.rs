@@ -11,7 +11,7 @@ use spindle_bdev::{IoDone, IoResult};
 use spindle_mem::{Sgv, SgvPool, ShareId};
 use spindle_reactor::{CoreId, Tick};
 use spindle_scsi_port::{
-    Admit, Command, Mid, NexusId, NexusInfo, ReceiveError, Refusal, Residual, TaskId, Tmf,
+    Admit, Command, Mid, NexusId, NexusInfo, PackedNexus, ReceiveError, Refusal, Residual, TaskId, Tmf,
 };
 use spindle_scsi_spec::{Asc, Sense, Status};
 
@@ -470,6 +470,32 @@ impl Mid for Engine {
 
     fn nexus_lost(&mut self, nexus: NexusId) {
         self.nexus_ends(nexus);
+        self.settle();
+    }
+
+    fn may_leave(&self, nexus: NexusId) -> Option<(Box<NexusInfo>, u32)> {
+        self.nexus_may_leave(nexus)
+    }
+
+    fn expect_nexus(&mut self, info: Box<NexusInfo>, granted: u32) -> Result<NexusId, Refusal> {
+        let id = self.nexus_expected(info, granted);
+        self.settle();
+        id
+    }
+
+    fn expect_no_more(&mut self, nexus: NexusId) {
+        self.nexus_not_expected(nexus);
+        self.settle();
+    }
+
+    fn pack_nexus(&mut self, nexus: NexusId) -> Option<PackedNexus> {
+        let packed = self.nexus_packed(nexus);
+        self.settle();
+        packed
+    }
+
+    fn unpack_nexus(&mut self, nexus: NexusId, packed: PackedNexus) {
+        self.nexus_unpacked(nexus, packed);
         self.settle();
     }
 }

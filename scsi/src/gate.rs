@@ -12,6 +12,7 @@ use crate::device_server::Exec;
 use crate::engine::Engine;
 use crate::lu::Membership;
 use crate::message::{AbortSet, News, Scope, ScsiMsg, Whom};
+use crate::nexus::Nexus;
 use crate::planted::{self, Bug};
 use crate::reserve::NexusName;
 use crate::task::{AbortCause, NO_ITL, Slot, Task, TaskState, flag};
@@ -110,7 +111,8 @@ impl Engine {
     /// An abort set in terms of this core.
     fn abort_set(&self, slot: u16, set: &AbortSet) -> (Whose, Option<TaskId>, AbortCause, Option<Asker>) {
         let named = |name: &NexusName| {
-            let found = self.nexuses.iter().position(|n| n.up && n.name == *name);
+            // One that is expected has no tasks yet; another session of its name may have.
+            let found = self.nexuses.iter().position(|n| n.up && !n.elsewhere && n.name == *name);
             found.map(|at| at as u16)
         };
         let whose = match &set.nexuses {
@@ -138,10 +140,17 @@ impl Engine {
     /// A new policy is in force.
     pub(crate) fn gate_publish(&mut self, slot: u16, home: CoreId, epoch: u32, news: News) {
         self.take_policy(slot, news.policy);
+        let shard = self.lu_mut(slot);
+        shard.news = epoch;
+        let lu = shard.lu;
         for (whom, asc) in news.attentions {
             for itl in self.lu(slot).itls.clone() {
                 let itl = &mut self.itls[usize::from(itl)];
-                let name = &self.nexuses[usize::from(itl.nexus)].name;
+                let Nexus { name, told, .. } = &self.nexuses[usize::from(itl.nexus)];
+                if told.contains(&(lu, epoch)) {
+                    // It heard of this where it came from.
+                    continue;
+                }
                 let told = match &whom {
                     Whom::All => true,
                     Whom::Except(other) => name != other,
@@ -152,7 +161,10 @@ impl Engine {
                 }
             }
         }
-        let lu = self.lu(slot).lu;
+        for at in 0..self.lu(slot).itls.len() {
+            let nexus = self.itls[usize::from(self.lu(slot).itls[at])].nexus;
+            self.nexuses[usize::from(nexus)].told.retain(|(unit, _)| *unit != lu);
+        }
         self.post(home, ScsiMsg::Acked { lu, epoch });
     }
 

@@ -283,6 +283,7 @@ impl Engine {
                 Ok(table) => changed(table.map(reserved)),
                 Err(refused) => Verdict::Answer(reply_of(refused)),
             },
+            RequestKind::Settle => Verdict::Answer(Reply::Done),
             RequestKind::NexusLost => {
                 changed(reserve::out::after_nexus_loss(&policy.reserve, &what.who).map(reserved))
             }

@@ -39,6 +39,7 @@ pub mod gate;
 pub mod home;
 pub mod lu;
 pub mod message;
+mod moving;
 pub mod nexus;
 pub mod outcome;
 mod performance;

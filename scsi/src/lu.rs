@@ -66,6 +66,8 @@ pub struct LuShard {
     /// Mode pages and reservations, as this core knows them. While it is no member they may have changed without its
     /// knowledge: nothing is refused because of them then, and nothing is let through the gate.
     pub policy: Policy,
+    /// The last news of its home: their epoch.
+    pub news: u32,
     /// Sense data in descriptor format (D_SENSE).
     pub descriptor_sense: bool,
     /// Aborted tasks of others are told (TAS).
@@ -176,6 +178,7 @@ impl LuShard {
             quiet: false,
             blocked: Line::default(),
             set: TaskSet::default(),
+            news: 0,
             descriptor_sense: false,
             tells_aborted: false,
             itls: Vec::new(),

@@ -196,6 +196,8 @@ pub enum RequestKind {
     Release,
     /// The nexus is gone, or was reset: what the unit keeps for it ends.
     NexusLost,
+    /// Nothing but a reply in its turn: then all news so far are in force everywhere, and all to come come here, too.
+    Settle,
 }
 
 /// How a request was decided.

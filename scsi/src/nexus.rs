@@ -6,6 +6,7 @@ use spindle_mem::Sgv;
 use spindle_scsi_port::{NexusId, NexusInfo, PortEffect, Refusal, TransportKind};
 use spindle_scsi_spec::Asc;
 
+use crate::config::LuId;
 use crate::device_server::TargetPort;
 use crate::engine::Engine;
 use crate::message::{Request, RequestKind, ScsiMsg, Ticket};
@@ -38,8 +39,12 @@ pub struct Nexus {
     pub tags: Tags,
     /// How many it was promised.
     pub granted: u32,
-    /// Replies of homes it waits for before it is gone.
+    /// Replies of homes it waits for before it is gone, or ready to come.
     pub parts: u32,
+    /// It is about to come from another core, or has left for one: whatever homes keep for its name belongs to it there.
+    pub elsewhere: bool,
+    /// The last news of homes that the core it came from has told it of: units, and the epochs of their homes.
+    pub told: Vec<(LuId, u32)>,
     /// Counters.
     pub stats: NexusStats,
 }
@@ -177,9 +182,21 @@ impl Engine {
     }
 
     pub(crate) fn nexus_begins(&mut self, info: Box<NexusInfo>) -> Result<NexusId, Refusal> {
+        let slot = self.nexus_row(info, self.cfg.window_min)?;
+        let nexus = &mut self.nexuses[usize::from(slot)];
+        nexus.live = nexus.id.0;
+        for itl in self.itls_of(slot) {
+            // SAM-5 §6.3: to a nexus that is new, every unit has just been powered on.
+            self.itls[itl].attentions.post(Asc::POWER_ON_OR_RESET_OCCURRED);
+        }
+        Ok(self.nexus_id(slot))
+    }
+
+    /// A row for a nexus that sees what its map shows, with so many tasks promised to it. No command comes from it yet.
+    pub(crate) fn nexus_row(&mut self, info: Box<NexusInfo>, window: u32) -> Result<u16, Refusal> {
         let free = self.tasks.capacity().saturating_sub(self.cfg.immediate_share + self.granted);
         let units = self.maps.get(&info.lun_map).map_or(0, Vec::len);
-        if free < self.cfg.window_min || units > self.itls_left() {
+        if free < window || units > self.itls_left() {
             return Err(Refusal::NoRoom);
         }
         let (info, name) = {
@@ -202,21 +219,23 @@ impl Engine {
                     tags: Tags::default(),
                     granted: 0,
                     parts: 0,
+                    elsewhere: false,
+                    told: Vec::new(),
                     stats: NexusStats::default(),
                 });
                 self.nexuses.len() - 1
             }
             None => return Err(Refusal::NoRoom),
         };
-        let window = self.cfg.window_min;
         let ports = self.ports_of(&info);
         let nexus = &mut self.nexuses[slot];
         // Never nought: a name of noughts names nothing.
         let generation = nexus.id.generation().checked_add(1).unwrap_or(1);
         nexus.id = NexusId::new(self.cfg.core.0, slot as u16, generation);
-        nexus.live = nexus.id.0;
         nexus.up = true;
         nexus.lost = false;
+        nexus.elsewhere = false;
+        nexus.told.clear();
         nexus.ports = ports;
         nexus.info = info;
         nexus.name = name;
@@ -230,12 +249,10 @@ impl Engine {
         let map = self.nexuses[usize::from(slot)].info.lun_map;
         for entry in self.maps.get(&map).cloned().unwrap_or_default() {
             if let Some(lu) = self.lu_to_map(entry.lu) {
-                // SAM-5 §6.3: to a nexus that is new, every unit has just been powered on.
-                let itl = self.itl_begins(slot, lu, entry.lun, entry.read_only);
-                self.itls[usize::from(itl)].attentions.post(Asc::POWER_ON_OR_RESET_OCCURRED);
+                self.itl_begins(slot, lu, entry.lun, entry.read_only);
             }
         }
-        Ok(self.nexus_id(slot))
+        Ok(slot)
     }
 
     fn ports_of(&self, info: &NexusInfo) -> Vec<TargetPort> {
@@ -283,6 +300,12 @@ impl Engine {
         self.granted += more;
         self.promised += more - used;
         nexus.granted
+    }
+
+    /// The I_T_L nexuses of a nexus that commands can find.
+    pub(crate) fn itls_of(&self, nexus: u16) -> Vec<usize> {
+        let itls = self.nexuses[usize::from(nexus)].luns.iter();
+        itls.filter(|itl| **itl != NO_ITL).map(|itl| usize::from(*itl)).collect()
     }
 
     /// How many I_T_L nexuses may still come.
@@ -343,22 +366,30 @@ impl Engine {
         let moved = std::mem::take(&mut itl.moved);
         self.nexuses[usize::from(nexus)].stats.add_moved(&moved);
         self.lu_mut(lu).stats.add_moved(&moved);
-        let name = &self.nexuses[usize::from(nexus)].name;
-        if self.lu(lu).policy.reserve.legacy_holder() == Some(name) {
+        let Nexus { name, elsewhere, .. } = &self.nexuses[usize::from(nexus)];
+        if !elsewhere && self.lu(lu).policy.reserve.legacy_holder() == Some(name) {
             // Its LUN is mapped no longer: it could never RELEASE.
-            let what = Box::new(Request { who: name.clone(), since: u64::MAX, kind: RequestKind::NexusLost });
-            let shard = self.lu(lu);
-            let (lu, home) = (shard.lu, shard.home);
-            self.post(home, ScsiMsg::Request { lu, ticket: Ticket::Nobody, what });
+            let who = name.clone();
+            self.tell_nexus_lost(lu, who);
         }
         self.itls_free.push(slot);
-        let shard = self.lu_mut(lu);
+        let shard =
+            self.lus[usize::from(lu)].as_deref_mut().expect("a unit stays while anything refers to it");
+        self.nexuses[usize::from(nexus)].told.retain(|(unit, _)| *unit != shard.lu);
         let removed = shard.itls.swap_remove(usize::from(place));
         debug_assert_eq!(removed, slot, "an I_T_L nexus knows its place");
         if let Some(&moved) = shard.itls.get(usize::from(place)) {
             self.itls[usize::from(moved)].place = place;
         }
         self.lu_leave(lu);
+    }
+
+    /// The home of a unit is to forget what it keeps for a nexus as long as it is up.
+    pub(crate) fn tell_nexus_lost(&mut self, lu: u16, who: NexusName) {
+        let what = Box::new(Request { who, since: u64::MAX, kind: RequestKind::NexusLost });
+        let shard = self.lu(lu);
+        let (lu, home) = (shard.lu, shard.home);
+        self.post(home, ScsiMsg::Request { lu, ticket: Ticket::Nobody, what });
     }
 
     /// The session has ended: its tasks end without an answer.
@@ -402,16 +433,21 @@ impl Engine {
         }
     }
 
-    /// A home has forgotten the nexus.
+    /// A home has forgotten the nexus, or knows that it is expected here.
     pub(crate) fn nexus_part_done(&mut self, slot: u16) {
         let nexus = &mut self.nexuses[usize::from(slot)];
         nexus.parts -= 1;
-        if nexus.parts == 0 && nexus.lost {
+        if nexus.parts > 0 {
+            return;
+        }
+        if nexus.lost {
             self.nexus_gone(slot);
+        } else if nexus.elsewhere {
+            self.fx.port.push(PortEffect::NexusReady { nexus: self.nexus_id(slot) });
         }
     }
 
-    fn nexus_gone(&mut self, slot: u16) {
+    pub(crate) fn nexus_gone(&mut self, slot: u16) {
         let id = self.nexus_id(slot);
         for itl in std::mem::take(&mut self.nexuses[usize::from(slot)].luns) {
             if itl != NO_ITL {
@@ -426,7 +462,9 @@ impl Engine {
         self.granted -= nexus.granted;
         self.promised -= nexus.granted;
         nexus.granted = 0;
-        self.fx.port.push(PortEffect::NexusGone { nexus: id });
+        if !nexus.elsewhere {
+            self.fx.port.push(PortEffect::NexusGone { nexus: id });
+        }
     }
 
     /// The tasks of a nexus, oldest first.

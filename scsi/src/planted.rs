@@ -29,4 +29,6 @@ spindle_reactor::planted_bugs! {
     ShrunkEarly = "shrunk-early",
     /// A write that was to be durable with its status goes down without FUA.
     FuaForgotten = "fua-forgotten",
+    /// A nexus moves to another core without the unit attentions that wait for it.
+    AttentionsLeftBehind = "attentions-left-behind",
 }

@@ -31,6 +31,11 @@ impl Watches {
     pub fn tmfs(&self) -> u32 {
         self.tmfs_used
     }
+
+    /// Whether some of them are this nexus's.
+    pub(crate) fn has_tmfs_of(&self, nexus: NexusId) -> bool {
+        self.tmfs_used > 0 && self.tmfs.iter().flatten().any(|tmf| tmf.nexus == nexus)
+    }
 }
 
 pub(crate) struct Watch {
@@ -222,8 +227,7 @@ impl Engine {
                 let cause = AbortCause::NexusReset;
                 self.abort_all(Whose::Nexus(nexus), None, cause, Some(Asker::now(nexus)), Then::Tmf(id));
                 // SAM-5 §6.3.4: as if the nexus had been lost and found again.
-                let itls: Vec<usize> = self.itls_of(nexus).collect();
-                for itl in itls {
+                for itl in self.itls_of(nexus) {
                     self.itls[itl].attentions.post(Asc::I_T_NEXUS_LOSS_OCCURRED);
                     let lu = self.itls[itl].lu;
                     if self.lu(lu).policy.reserve.legacy_holder()
@@ -250,11 +254,6 @@ impl Engine {
             }
             F::ClearAca => {}
         }
-    }
-
-    fn itls_of(&self, nexus: u16) -> impl Iterator<Item = usize> + '_ {
-        let itls = self.nexuses[usize::from(nexus)].luns.iter();
-        itls.filter(|itl| **itl != NO_ITL).map(|itl| usize::from(*itl))
     }
 
     /// The units that a nexus sees, and those mapped no longer where tasks of it still run.

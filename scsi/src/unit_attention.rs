@@ -42,6 +42,20 @@ impl Attentions {
         }
     }
 
+    /// Those that wait, the next one first.
+    pub fn waiting(&self) -> &[Sense] {
+        &self.queue
+    }
+
+    /// Puts those that waited elsewhere before what has come up here; what came up in both places waits once.
+    pub fn after(&mut self, elsewhere: Vec<Sense>) {
+        for sense in elsewhere.into_iter().chain(std::mem::take(&mut self.queue)) {
+            if !sense.is_deferred() || !self.queue.iter().any(Sense::is_deferred) {
+                self.insert(sense);
+            }
+        }
+    }
+
     fn insert(&mut self, sense: Sense) {
         if self.queue.contains(&sense) {
             return;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use spindle_iscsi::ConnMsg;
+use spindle_iscsi::moving::Handed;
 use spindle_net::Net;
 use spindle_scsi::ScsiMsg;
 
@@ -16,6 +17,8 @@ pub enum ShardMsg<N: Net> {
     Conn(ConnMsg),
     /// A connection that was accepted elsewhere and shall live here.
     Adopt(Box<Adopted<N::Socket>>),
+    /// A session that moves here.
+    Handed(Box<Handed<N::Socket>>),
     /// From the control plane: run this between two turns.
     Control(Errand<N>),
     /// Stop when this turn is over.

@@ -27,6 +27,7 @@ const ADOPT: EventId = EventId(11);
 const ERRAND: EventId = EventId(12);
 const NOTIFY: EventId = EventId(13);
 const SERVED: EventId = EventId(14);
+const NEXUS_READY: EventId = EventId(15);
 
 /// What an event is called.
 pub fn name(event: EventId) -> Option<&'static str> {
@@ -45,6 +46,7 @@ pub fn name(event: EventId) -> Option<&'static str> {
         ERRAND => "errand",
         NOTIFY => "notify nexus",
         SERVED => "served channel lba blocks+op",
+        NEXUS_READY => "nexus-ready nexus",
         _ => return None,
     })
 }
@@ -121,6 +123,7 @@ impl Notes {
                 self.note(at, TMF_DONE, 0, id.0, [u64::from(nexus.0), 0])
             }
             PortEffect::NexusGone { nexus } => self.note(at, NEXUS_GONE, 0, 0, [u64::from(nexus.0), 0]),
+            PortEffect::NexusReady { nexus } => self.note(at, NEXUS_READY, 0, 0, [u64::from(nexus.0), 0]),
             PortEffect::Notify { nexus, .. } => self.note(at, NOTIFY, 0, 0, [u64::from(nexus.0), 0]),
         }
     }

@@ -153,6 +153,7 @@ impl<N: Net> Core<N> {
             ShardMsg::Scsi(message) => self.engine.on_core(from, message),
             ShardMsg::Conn(message) => self.iscsi.on_message(from, message, now, &mut mid!(self)),
             ShardMsg::Adopt(new) => self.adopt(*new),
+            ShardMsg::Handed(handed) => self.iscsi.take_over(from, *handed, now, &mut mid!(self)),
             ShardMsg::Control(errand) => {
                 self.notes.errand(now);
                 errand(self);
@@ -278,6 +279,7 @@ impl<N: Net> Core<N> {
                         mail.notify(to, ShardMsg::Adopt(Box::new(new)));
                     }
                 }
+                IscsiOut::Handed { to, handed } => mail.notify(to, ShardMsg::Handed(handed)),
                 IscsiOut::Message { to, message } => mail.notify(to, ShardMsg::Conn(message)),
             }
         }

@@ -61,6 +61,12 @@ pub enum PortEffect {
         /// Which nexus.
         nexus: NexusId,
     },
+    /// A nexus that is expected from another core ([`crate::Mid::expect_nexus`]): whatever its units tell from now on,
+    /// they tell it here, too.
+    NexusReady {
+        /// Which nexus.
+        nexus: NexusId,
+    },
     /// Tell the initiator something it did not ask for.
     Notify {
         /// Which nexus.

@@ -23,6 +23,17 @@
 //!                                 ◄─────────   PortEffect::NexusGone its last task has ended
 //! ```
 //!
+//! **A nexus moves** between the mid-levels of two cores, as their transports agree (see [`mod@moving`]):
+//!
+//! ```text
+//!   transport of the old core                   transport of the new core
+//!     may_leave(nexus)   ► who, how much room
+//!                                                 expect_nexus(info, granted)  ► NexusId
+//!                                                 ◄ PortEffect::NexusReady     homes tell this core, too
+//!     pack_nexus(nexus)  ► PackedNexus
+//!                                                 unpack_nexus(nexus, packed)  its first command may come
+//! ```
+//!
 //! **Who holds a buffer.** From `Admit::Land`/`PortEffect::Land` until `received`/`revoked`, and from
 //! `PortEffect::Respond` until `returned`, the transport; otherwise the mid-level (or the channel it gave it
 //! to). A task ends with `responded`, its buffer with `returned`: a peer that never acknowledges holds memory
@@ -35,6 +46,7 @@
 pub mod command;
 pub mod effect;
 pub mod mid;
+pub mod moving;
 pub mod nexus;
 pub mod outcome;
 pub mod tmf;
@@ -42,6 +54,7 @@ pub mod tmf;
 pub use command::{Command, Expected, TaskAttr, TaskTag};
 pub use effect::{AsyncEvent, PortEffect};
 pub use mid::{Admit, Mid, ReceiveError, Refusal, Transport};
+pub use moving::{PackedLun, PackedNexus};
 pub use nexus::{NexusId, NexusInfo, TaskId, TransportKind};
 pub use outcome::{Outcome, Residual};
 pub use tmf::{Tmf, TmfFunction, TmfId, TmfResponse};

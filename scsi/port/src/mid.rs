@@ -5,6 +5,7 @@ use spindle_reactor::{Tick, WakeSet};
 
 use crate::command::Command;
 use crate::effect::PortEffect;
+use crate::moving::PackedNexus;
 use crate::nexus::{NexusId, NexusInfo, TaskId};
 use crate::tmf::Tmf;
 
@@ -65,6 +66,28 @@ pub trait Mid {
 
     /// The session has ended; its tasks are to end without an answer. [`PortEffect::NexusGone`] follows.
     fn nexus_lost(&mut self, nexus: NexusId);
+
+    /// Whether nothing of this nexus is in flight, so that it could move to another core. Then: who stands at its ends,
+    /// and how many tasks it was promised.
+    fn may_leave(&self, _nexus: NexusId) -> Option<(Box<NexusInfo>, u32)> {
+        None
+    }
+
+    /// A nexus of another core is about to move here, with room for so many tasks promised to it. Until
+    /// [`Mid::unpack_nexus`] no command comes from it. [`PortEffect::NexusReady`] follows.
+    fn expect_nexus(&mut self, info: Box<NexusInfo>, granted: u32) -> Result<NexusId, Refusal>;
+
+    /// A nexus that was expected does not come after all. Nothing follows.
+    fn expect_no_more(&mut self, _nexus: NexusId) {}
+
+    /// A nexus leaves for the core that expects it and has said that it is ready. `None`: something is in flight
+    /// ([`Mid::may_leave`]) and nothing has changed; otherwise the nexus is gone from here, and no effect follows.
+    fn pack_nexus(&mut self, _nexus: NexusId) -> Option<PackedNexus> {
+        None
+    }
+
+    /// A nexus that was expected is here: commands may come.
+    fn unpack_nexus(&mut self, _nexus: NexusId, _packed: PackedNexus) {}
 }
 
 /// Where a command's data goes.

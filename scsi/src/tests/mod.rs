@@ -8,6 +8,7 @@ mod describing;
 mod flushes;
 mod gates;
 mod made;
+mod moves;
 mod reservations;
 mod steps;
 mod storm;
@@ -115,6 +116,8 @@ pub struct World {
     pub tmfs: HashMap<u32, (NexusId, Option<TmfResponse>)>,
     pub next_tmf: u32,
     pub gone: Vec<NexusId>,
+    /// Expected from another core, and known to all homes.
+    pub ready: Vec<NexusId>,
     pub names: HashMap<NexusId, u8>,
     pub closed: Vec<(u8, LuId)>,
     /// Logical block, in bytes.
@@ -184,6 +187,7 @@ impl World {
             tmfs: HashMap::new(),
             next_tmf: 1,
             gone: Vec::new(),
+            ready: Vec::new(),
             names: HashMap::new(),
             closed: Vec::new(),
             block: info.block_bytes as usize,
@@ -448,6 +452,7 @@ impl World {
                 *answer = Some(response);
             }
             PortEffect::NexusGone { nexus } => self.gone.push(nexus),
+            PortEffect::NexusReady { nexus } => self.ready.push(nexus),
             PortEffect::Notify { .. } => {}
         }
     }

@@ -227,6 +227,7 @@ impl Bench {
             // PREEMPT AND ABORT finds nobody else's tasks here.
             PortEffect::Revoke { task, .. } => panic!("nobody aborts {task:?}"),
             PortEffect::TmfDone { .. } => panic!("nobody asked"),
+            PortEffect::NexusReady { .. } => panic!("nobody is expected"),
             PortEffect::Notify { .. } => {}
         }
     }

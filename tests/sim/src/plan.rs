@@ -55,6 +55,10 @@ pub struct Plan {
     pub streams: bool,
     /// Units shrink, too, below what the scripts use.
     pub shrinks: bool,
+    /// Sessions move from core to core.
+    pub moves: bool,
+    /// Greatest pause between two moves, in nanoseconds, as a power of two.
+    pub move_ns_log2: u32,
     /// Units are resized, removed and added again.
     pub reconfigures: bool,
     /// Power cuts on the way.
@@ -115,6 +119,8 @@ impl Plan {
             immed: seed % 4 == 1,
             streams: matches!(seed % 8, 3 | 5),
             shrinks: seed % 4 == 3,
+            moves: cores > 1 && !seed.is_multiple_of(3),
+            move_ns_log2: [18, 22, 27][(seed / 3 % 3) as usize],
             reconfigures: rng.u32(0..4) == 0,
             power_cuts: [0, 0, 1, 2][rng.usize(0..4)],
             turn_us: [1, 20, 200][rng.usize(0..3)],

@@ -82,6 +82,10 @@ pub struct World {
     counters: Counters,
     portal: SocketAddr,
     control_at: Option<Tick>,
+    /// When the next session is to move to another core, and the luck of that alone: other luck stays as it was.
+    move_at: Option<Tick>,
+    move_rng: Rng,
+    moves: u32,
     hidden: Option<usize>,
     reopening: Option<Reopening>,
     shrinking: Option<Shrinking>,
@@ -150,6 +154,8 @@ impl World {
             .collect();
         let limits = boot::limits(&mut rng, plan.streams);
         let control_at = plan.reconfigures.then(|| Tick(rng.u64(1..200_000_000)));
+        let mut move_rng = Rng::with_seed(seed ^ 0x30FE);
+        let move_at = plan.moves.then(|| Tick(move_rng.u64(1..50_000_000)));
         let mut world = World {
             plan,
             now: Tick(1),
@@ -162,6 +168,9 @@ impl World {
             counters: Counters::default(),
             portal,
             control_at,
+            move_at,
+            move_rng,
+            moves: 0,
             hidden: None,
             reopening: None,
             shrinking: None,
@@ -259,6 +268,7 @@ impl World {
             actor.calm(self.now);
         }
         self.control_at = None;
+        self.move_at = None;
         if let Some(unit) = self.hidden.take() {
             self.appear(unit);
         }
@@ -322,7 +332,7 @@ impl World {
             None => [c.mail_at, c.deadline],
         };
         let cores = self.cores.iter().flat_map(core);
-        let others = [lock(&self.fabric).next(), self.control_at];
+        let others = [lock(&self.fabric).next(), self.control_at, self.move_at];
         let disks = self.disks.iter().map(|d| d.lock().next());
         let actors = self.actors.iter().map(Actor::next);
         cores.chain(others).chain(disks).chain(actors).flatten().min().map(|at| at.max(self.now))
@@ -346,6 +356,9 @@ impl World {
         }
         if self.control_at.is_some_and(|t| t <= at) {
             self.control();
+        }
+        if self.move_at.is_some_and(|t| t <= at) {
+            self.move_somebody();
         }
         self.finish_reopening();
         self.finish_shrinking();

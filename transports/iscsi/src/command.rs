@@ -249,7 +249,7 @@ impl<N: Net> IscsiTransport<N> {
             Admit::Wait { task: id, wanted } => {
                 (task.mid, task.phase, task.wanted) = (id, Phase::Waiting, wanted.min(c.edtl));
                 // One of the planted mistakes: what would free memory may stand behind this command.
-                conn.parched = planted::on(Bug::ReaderStops);
+                conn.held = planted::on(Bug::ReaderStops);
             }
             Admit::Land(id, buf) => {
                 (task.mid, task.phase) = (id, Phase::Receiving);

@@ -61,8 +61,8 @@ pub struct Conn {
     pub wary: u8,
     /// Whether it is a stream of like writes.
     pub like: Like,
-    /// Planted mistake: reading is stopped because a command found no memory.
-    pub parched: bool,
+    /// Reading is stopped: its session is about to move. (Planted mistake: because a command found no memory.)
+    pub held: bool,
     /// Reading is stopped until the peer takes what is queued for it.
     pub stalled: Option<Stall>,
     /// In the line of connections with bytes left over by a budget.
@@ -171,11 +171,21 @@ pub struct TextExchange {
 impl Conn {
     /// A connection that has just been accepted.
     pub fn new(id: ConnId, login: Login, now: Tick, login_ms_max: u64) -> Self {
+        let (peer, local) = (login.peer(), login.local());
+        Conn {
+            state: ConnState::Login(Box::new(login)),
+            deadline: Some(now.plus_ms(login_ms_max)),
+            ..Conn::between_pdus(id, peer, local, now)
+        }
+    }
+
+    /// A connection on which nothing is being read, and of which nothing else is known yet.
+    pub(crate) fn between_pdus(id: ConnId, peer: SocketAddr, local: SocketAddr, now: Tick) -> Self {
         Conn {
             id,
-            peer: login.peer(),
-            local: login.local(),
-            state: ConnState::Login(Box::new(login)),
+            peer,
+            local,
+            state: ConnState::Closing,
             session: None,
             cid: 0,
             digests: Digests::default(),
@@ -193,12 +203,12 @@ impl Conn {
             ahead: 0,
             wary: WARY_PDUS,
             like: Like::new(),
-            parched: false,
+            held: false,
             stalled: None,
             in_line: false,
             heard: now,
             ping: None,
-            deadline: Some(now.plus_ms(login_ms_max)),
+            deadline: None,
             timer: None,
             gone: false,
         }
@@ -208,7 +218,7 @@ impl Conn {
     pub fn is_reading(&self) -> bool {
         !self.gone
             && self.stalled.is_none()
-            && !self.parched
+            && !self.held
             && matches!(self.state, ConnState::Login(_) | ConnState::Full)
     }
 

@@ -273,7 +273,7 @@ impl<N: Net> IscsiTransport<N> {
         task.buf = Some(buf);
         let conn_id = task.conn;
         let Some(mut conn) = self.take_conn(conn_id) else { return };
-        conn.parched = false;
+        conn.held = false;
         // A PDU of its unsolicited data may be half in its reserve: its end goes on with the task.
         if conn.segment_of(key).is_none() {
             self.advance(&mut conn, key, mid);

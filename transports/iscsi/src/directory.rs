@@ -15,6 +15,7 @@ use std::collections::{HashMap, VecDeque};
 
 use spindle_iscsi_wire::LoginStatus;
 use spindle_reactor::CoreId;
+use spindle_scsi_port::NexusInfo;
 
 /// Between the transports of two cores. Small and `Send`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,10 +53,46 @@ pub enum ConnMsg {
         /// Which.
         tsih: u16,
     },
-    /// To all: end the sessions of this target (TARGET COLD RESET, removal without mercy).
+    /// To core 0: end the sessions of this target (TARGET COLD RESET).
     DropTarget {
         /// Which.
         target: u32,
+    },
+    /// From core 0: end this session in order, what is queued goes out first.
+    Drop {
+        /// Which.
+        tsih: u16,
+    },
+    /// To another core: would you take a session of mine? See [`crate::moving`].
+    Offer {
+        /// Comes back.
+        id: u32,
+        /// Commands it was promised room for.
+        granted: u32,
+        /// Who stands at its ends.
+        info: Box<NexusInfo>,
+    },
+    /// The answer to an `Offer`.
+    Welcome {
+        /// Of the offer.
+        id: u32,
+        /// Everything is ready for it; otherwise it had better stay.
+        ready: bool,
+    },
+    /// What was offered stays where it is.
+    Withdrawn {
+        /// Of the offer.
+        id: u32,
+    },
+    /// To core 0: this session is here now.
+    Moved {
+        /// Which.
+        tsih: u16,
+    },
+    /// From core 0, to the old core and the new one: what is said of this session goes to the new one from now on.
+    Known {
+        /// Which.
+        tsih: u16,
     },
 }
 
@@ -95,6 +132,8 @@ impl Directory {
         match message {
             ConnMsg::Claim { key, tsih, claim } => self.claim(from, key.map(|k| *k), tsih, claim, send),
             ConnMsg::Released { tsih } => self.released(tsih, send),
+            ConnMsg::Moved { tsih } => self.moved(from, tsih, send),
+            ConnMsg::DropTarget { target } => self.drop_target(target, send),
             _ => {}
         }
     }
@@ -147,6 +186,22 @@ impl Directory {
         let mut waiting = entry.waiting;
         if let Some((core, claim)) = waiting.pop_front() {
             self.grant(core, claim, entry.key, waiting, send);
+        }
+    }
+
+    /// The old core may have been told something of the session that has left it; it passes that on, and this ends it.
+    fn moved(&mut self, to: CoreId, tsih: u16, send: &mut dyn FnMut(CoreId, ConnMsg)) {
+        let Some(entry) = self.sessions.get_mut(&tsih) else { return };
+        let from = std::mem::replace(&mut entry.core, to);
+        send(from, ConnMsg::Known { tsih });
+        send(to, ConnMsg::Known { tsih });
+    }
+
+    fn drop_target(&mut self, target: u32, send: &mut dyn FnMut(CoreId, ConnMsg)) {
+        for (&tsih, entry) in &self.sessions {
+            if entry.key.as_ref().is_some_and(|key| key.target == target) {
+                send(entry.core, ConnMsg::Drop { tsih });
+            }
         }
     }
 
@@ -219,6 +274,24 @@ mod tests {
         say(&mut d, 2, ConnMsg::Released { tsih: 2 });
         assert!(d.is_empty() && d.by_key.is_empty());
         assert_eq!(say(&mut d, 2, ConnMsg::Released { tsih: 2 }), []);
+    }
+
+    #[test]
+    fn a_session_that_moved_is_ended_where_it_is() {
+        let mut d = Directory::default();
+        let claim = |claim| ConnMsg::Claim { key: key(1), tsih: 0, claim };
+        say(&mut d, 1, claim(7));
+        let known = ConnMsg::Known { tsih: 1 };
+        let sent = say(&mut d, 2, ConnMsg::Moved { tsih: 1 });
+        assert_eq!(sent, [(1, known.clone()), (2, known.clone())]);
+        assert_eq!(say(&mut d, 0, ConnMsg::DropTarget { target: 2 }), []);
+        assert_eq!(say(&mut d, 0, ConnMsg::DropTarget { target: 1 }), [(2, ConnMsg::Drop { tsih: 1 })]);
+        assert_eq!(say(&mut d, 3, claim(8)), [(2, ConnMsg::End { tsih: 1 })]);
+        // It had left once more: whoever was told passes it on before it hears that all is known.
+        assert_eq!(say(&mut d, 1, ConnMsg::Moved { tsih: 1 }), [(2, known.clone()), (1, known)]);
+        let sent = say(&mut d, 1, ConnMsg::Released { tsih: 1 });
+        assert_eq!(sent, [(3, ConnMsg::Granted { claim: 8, tsih: 2 })]);
+        assert_eq!(say(&mut d, 1, ConnMsg::Moved { tsih: 1 }), []);
     }
 
     #[test]

@@ -25,6 +25,7 @@
 //! | [`session`], [`conn`], [`task`], [`tmf`] | the rows of the tables |
 //! | `like` | streams of like writes, received ahead |
 //! | [`directory`] | sessions of all cores; messages between them |
+//! | [`moving`] | a session moves to another core |
 //! | [`portal`] | listening |
 //! | [`digest`] | CRC32C |
 //!
@@ -43,6 +44,7 @@ pub mod directory;
 pub mod discovery;
 mod like;
 pub mod login;
+pub mod moving;
 pub mod negotiate;
 pub mod planted;
 pub mod portal;

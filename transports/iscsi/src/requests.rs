@@ -80,7 +80,10 @@ impl<N: Net> IscsiTransport<N> {
     pub fn on_message<M: Mid>(&mut self, from: CoreId, message: ConnMsg, now: Tick, mid: &mut M) {
         self.now = self.now.max(now);
         match message {
-            ConnMsg::Claim { .. } | ConnMsg::Released { .. } => {
+            ConnMsg::Claim { .. }
+            | ConnMsg::Released { .. }
+            | ConnMsg::Moved { .. }
+            | ConnMsg::DropTarget { .. } => {
                 let Some(directory) = self.directory.as_mut() else { return };
                 let mut answers = Vec::new();
                 directory.on_message(from, message, &mut |to, m| answers.push((to, m)));
@@ -103,13 +106,19 @@ impl<N: Net> IscsiTransport<N> {
                     self.put_conn(conn);
                 }
             }
-            ConnMsg::End { tsih } => {
+            ConnMsg::End { tsih } | ConnMsg::Drop { tsih } => {
                 let key = self.sessions.iter().find(|(_, s)| s.tsih == tsih).map(|(key, _)| key);
-                if let Some(key) = key {
-                    self.drop_session(key, mid);
+                match (key, self.moves.gone_to(tsih)) {
+                    (Some(key), _) if matches!(message, ConnMsg::End { .. }) => self.drop_session(key, mid),
+                    (Some(key), _) => self.drop_in_order(key, mid),
+                    (None, Some(to)) => self.tell(to, message),
+                    (None, None) => {}
                 }
             }
-            ConnMsg::DropTarget { target } => self.drop_target(target, mid),
+            ConnMsg::Offer { id, granted, info } => self.on_offer(from, id, granted, info, mid),
+            ConnMsg::Welcome { id, ready } => self.on_welcome(id, ready),
+            ConnMsg::Withdrawn { id } => self.on_withdrawn(from, id, mid),
+            ConnMsg::Known { tsih } => self.on_known(tsih),
         }
         if from != self.core {
             self.answer_own_messages(mid);
@@ -198,7 +207,7 @@ impl<N: Net> IscsiTransport<N> {
         tsih: u16,
         mid: &mut M,
     ) -> Result<Session, LoginStatus> {
-        if self.sessions.is_full() {
+        if self.sessions.len() + self.moves.coming() >= self.sessions.capacity() {
             return Err(LoginStatus::OUT_OF_RESOURCES);
         }
         let mut session = Session::new(done.params.clone(), done.isid, tsih, done.cmd_sn);

@@ -72,6 +72,10 @@ pub struct Session {
     pub authenticated: bool,
     /// Counters.
     pub counters: SessionCounters,
+    /// It has come from another core, and core 0 has not yet said that it knows.
+    pub unplaced: bool,
+    /// When it came from another core last.
+    pub moved_at: Option<Tick>,
     heads: [Option<Key<Task>>; BUCKETS],
 }
 
@@ -154,6 +158,8 @@ impl Session {
             reserve_used: 0,
             authenticated: false,
             counters: SessionCounters::default(),
+            unplaced: false,
+            moved_at: None,
             heads: [None; BUCKETS],
         }
     }
@@ -232,6 +238,17 @@ impl Session {
             at = task.next;
         }
         None
+    }
+
+    /// Its tasks.
+    pub fn tasks<'a>(&'a self, tasks: &'a Slab<Task>) -> impl Iterator<Item = &'a Task> {
+        let row = |key: Option<Key<Task>>| key.and_then(|key| tasks.get(key));
+        self.heads.iter().flat_map(move |head| std::iter::successors(row(*head), move |task| row(task.next)))
+    }
+
+    /// No request has come before its turn.
+    pub fn nothing_early(&self) -> bool {
+        self.early.count == 0 && self.parked.is_empty()
     }
 
     /// Takes a task out from under its tag.

@@ -171,29 +171,20 @@ impl<N: Net> IscsiTransport<N> {
             && let Some(target) = self.sessions.get(slot.session).and_then(|s| s.target)
         {
             // RFC 7143 §11.5.1: a cold reset ends all sessions of the target.
-            for core in 0..self.cores {
-                self.tell(CoreId(core), ConnMsg::DropTarget { target });
-            }
+            self.tell(CoreId(0), ConnMsg::DropTarget { target });
         }
     }
 
-    /// Ends all sessions of a target on this core, in order: what is queued goes out first.
-    pub(crate) fn drop_target<M: Mid>(&mut self, target: u32, mid: &mut M) {
-        let keys: Vec<_> =
-            self.sessions.iter().filter(|(_, s)| s.target == Some(target)).map(|(key, _)| key).collect();
-        for key in keys {
-            let ids = self.sessions.get(key).map_or(Vec::new(), |s| s.connections.clone());
-            for id in ids {
-                let Some(mut conn) = self.take_conn(id) else { continue };
-                self.close_conn(&mut conn, Close::Graceful);
-                conn.session = None;
-                self.put_conn(conn);
-            }
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.connections.clear();
-            }
-            self.end_session(key, mid);
+    /// Ends a session in order: what is queued goes out first.
+    pub(crate) fn drop_in_order<M: Mid>(&mut self, key: Key<Session>, mid: &mut M) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        for id in std::mem::take(&mut session.connections) {
+            let Some(mut conn) = self.take_conn(id) else { continue };
+            self.close_conn(&mut conn, Close::Graceful);
+            conn.session = None;
+            self.put_conn(conn);
         }
+        self.end_session(key, mid);
     }
 
     fn send_tmf(&mut self, conn: &mut Conn, itt: Itt, result: TmfResult) {

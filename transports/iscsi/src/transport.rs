@@ -13,6 +13,7 @@ use crate::config::IscsiConfig;
 use crate::conn::{Conn, ConnState, Rx, Sink};
 use crate::directory::{ConnMsg, Directory};
 use crate::login::Login;
+use crate::moving::{Handed, Moves};
 use crate::portal::Listener;
 use crate::session::{Session, SessionState};
 use crate::task::{Phase, Task};
@@ -50,6 +51,9 @@ pub struct IscsiTransport<N: Net> {
     pub(crate) unblocked: Vec<ConnId>,
     pub(crate) reminders: Reminders,
     pub(crate) last_tag: u32,
+    pub(crate) moves: Moves,
+    /// All sessions were asked to log out; those that come from other cores are, too.
+    pub(crate) shutting_down: bool,
     /// Vectors lent to the Net for writes that are expected.
     pub(crate) lent: u32,
     /// Unsolicited data kept beyond the reserves of single sessions.
@@ -70,6 +74,13 @@ pub enum IscsiOut<S> {
         /// The address it used.
         local: SocketAddr,
     },
+    /// A session that moves: give it to [`IscsiTransport::take_over`] of its new core, in order with messages.
+    Handed {
+        /// Which core.
+        to: CoreId,
+        /// The session.
+        handed: Box<Handed<S>>,
+    },
     /// A message for the transport of another core: [`IscsiTransport::on_message`].
     Message {
         /// Which core.
@@ -86,6 +97,8 @@ pub struct IscsiCounters {
     pub connections: u64,
     /// Logins that led to a session.
     pub logins: u64,
+    /// Sessions that came from other cores.
+    pub moved: u64,
     /// Logins refused.
     pub logins_refused: u64,
     /// Commands ignored because of their number.
@@ -202,6 +215,8 @@ impl<N: Net> IscsiTransport<N> {
             unblocked: Vec::new(),
             reminders: Reminders::new(CONNS_MAX),
             last_tag: 0,
+            moves: Moves::default(),
+            shutting_down: false,
             lent: 0,
             reserve_common_used: 0,
             config,
@@ -268,6 +283,7 @@ impl<N: Net> IscsiTransport<N> {
 
     /// Asks the initiators of all sessions of this core to log out: the way to an orderly end.
     pub fn shut_down(&mut self) {
+        self.shutting_down = true;
         let all: Vec<Key<Session>> = self.sessions.iter().map(|(key, _)| key).collect();
         for key in all {
             self.ask_logout(key);
@@ -277,6 +293,11 @@ impl<N: Net> IscsiTransport<N> {
     /// Sessions of this core.
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.sessions.iter().map(|(_, s)| self.session_info(s)).collect()
+    }
+
+    /// Whether a session is on this core.
+    pub fn has_session(&self, tsih: u16) -> bool {
+        self.sessions.iter().any(|(_, s)| s.tsih == tsih)
     }
 
     /// How many sessions there are, discovery sessions included.
@@ -291,7 +312,10 @@ impl<N: Net> IscsiTransport<N> {
 
     /// When timers want to be looked at next.
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.reminders.due()
+        match (self.reminders.due(), self.moves.due(self.now)) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     fn session_info(&self, s: &Session) -> SessionInfo {
@@ -631,6 +655,9 @@ impl<N: Net> Transport for IscsiTransport<N> {
         if self.reminders.is_due(now) {
             done += self.look_at_timers(mid);
         }
+        if !self.moves.nobody_leaves() {
+            self.look_at_moves(mid);
+        }
         self.hear_self(mid);
         done
     }
@@ -655,6 +682,7 @@ impl<N: Net> Transport for IscsiTransport<N> {
                 }
                 self.hear_self(mid);
             }
+            PortEffect::NexusReady { nexus } => self.nexus_is_ready(nexus),
             PortEffect::Notify { nexus, event: AsyncEvent::LogoutRequest } => {
                 if let Some(key) = self.session_of(nexus) {
                     self.ask_logout(key);

@@ -147,6 +147,29 @@ impl World {
         }
     }
 
+    /// A session is asked to move to another core, whatever it is doing.
+    pub(super) fn move_somebody(&mut self) {
+        let rng = &mut self.move_rng;
+        // A seed that takes long is not to be all moves.
+        self.moves += 1;
+        let at_most = 1 << if self.moves < 5_000 { self.plan.move_ns_log2 } else { 28 };
+        self.move_at = Some(Tick(self.now.0 + rng.u64(100_000..at_most)));
+        let sessions: Vec<(usize, u16)> = (0..self.cores.len())
+            .flat_map(|n| self.cores[n].core.iscsi.sessions().into_iter().map(move |s| (n, s.tsih)))
+            .collect();
+        if sessions.is_empty() {
+            return;
+        }
+        let (from, tsih) = sessions[rng.usize(0..sessions.len())];
+        let to = (from + rng.usize(1..self.cores.len())) % self.cores.len();
+        let core = &mut self.cores[from];
+        if core.core.iscsi.move_session(tsih, CoreId(to as u8)).is_ok() {
+            trace!("control: session {tsih} is to move from core {from} to {to}");
+            core.turn_at.get_or_insert(self.now);
+            self.judge.lock().count("moves asked for");
+        }
+    }
+
     fn resize(&mut self, unit: usize, blocks: u64) {
         trace!("control: unit {unit} is resized to {blocks}");
         self.disks[unit].resize(Some(blocks)).expect("a simulated disk takes any size");

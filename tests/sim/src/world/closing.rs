@@ -73,6 +73,7 @@ impl World {
             self.counters.waited_for_memory += stats.waited_for_memory;
             let iscsi = core.core.iscsi.counters();
             for (name, n) in [
+                ("sessions moved", iscsi.moved),
                 ("stale transfer tags", iscsi.stale_tags),
                 ("bytes sunk", iscsi.sunk_bytes),
                 ("bytes kept in the reserve", iscsi.reserved_bytes),

@@ -354,6 +354,10 @@ impl Mid for RamMid {
             self.gone(nexus);
         }
     }
+
+    fn expect_nexus(&mut self, _: Box<NexusInfo>, _: u32) -> Result<NexusId, Refusal> {
+        Err(Refusal::NoRoom)
+    }
 }
 
 /// First block, and length in bytes, of a CDB of ten.
