@@ -452,6 +452,15 @@ def under_load(rpc, target, url, name):
         # What there is to see.
         rows = rpc.call("iscsi_get_connections")
         check(len(rows) == 3 and {r["target_node_name"] for r in rows} == {name}, f"connections: {rows}")
+        row = next(r for r in rows if r["initiator_name"].endswith(":e2e"))
+        disk.attentions()
+        for core in (1 - row["lcore_id"], row["lcore_id"]):
+            check(rpc.call("iscsi_move_session", tsih=row["tsih"], core=core) is True, "a session moves")
+            place, = [r["lcore_id"] for r in rpc.call("iscsi_get_connections") if r["tsih"] == row["tsih"]]
+            check(place == core, f"the session is on core {place}, not {core}")
+            check(disk.read(1, 1) == b"w" * 512 and disk.ready().status == 0, "it goes on without a word")
+        refused(rpc, "core", "iscsi_move_session", tsih=row["tsih"], core=2)
+        refused(rpc, None, "iscsi_move_session", tsih=65000, core=0)
         stats, = rpc.call("bdev_get_iostat", name="ram")["bdevs"]
         check(stats["num_write_ops"] > 0 and stats["bytes_read"] > 0, f"statistics: {stats}")
         check(len(rpc.call("bdev_get_iostat")["bdevs"]) == 2, "statistics of all")

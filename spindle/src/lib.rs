@@ -10,6 +10,7 @@
 //! | [`message`] | what cores say to each other |
 //! | [`control`] | the object model and the RPC methods |
 //! | [`live`] | the backplane that carries changes to the cores |
+//! | `moves` | sessions move from core to core |
 //! | [`recorder`] | what a core notes of its last moments |
 //! | [`store`] | what outlives the process |
 //! | [`wake`] | how deep idle processors may sleep |
@@ -23,6 +24,7 @@ pub mod control;
 pub mod limits;
 pub mod live;
 pub mod message;
+mod moves;
 pub mod placement;
 pub mod recorder;
 pub mod shard;

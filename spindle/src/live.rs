@@ -404,6 +404,10 @@ impl Backplane for Live {
         json!(rows)
     }
 
+    fn move_session(&self, tsih: u16, core: u8) -> Result<(), RpcError> {
+        self.move_to(tsih, core)
+    }
+
     fn lu_stats(&self, lu: u32) -> Value {
         let sum = self.sum_stats(lu);
         let copied = self.on_all(move |core| core.engine.lu_copied_bytes(LuId(lu))).unwrap_or_default();

@@ -87,6 +87,10 @@ impl Backplane for Dry {
         json!([])
     }
 
+    fn move_session(&self, tsih: u16, _: u8) -> Result<(), RpcError> {
+        Err(RpcError::missing(format_args!("session {tsih}")))
+    }
+
     fn lu_stats(&self, _: u32) -> Value {
         json!({})
     }

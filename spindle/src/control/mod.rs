@@ -16,6 +16,7 @@ pub mod luns;
 pub mod model;
 pub mod portals;
 pub mod save;
+mod sessions;
 pub mod specs;
 pub mod targets;
 
@@ -67,6 +68,8 @@ pub trait Backplane: Send + Sync {
     fn reactors(&self) -> Value;
     /// Sessions and connections.
     fn connections(&self) -> Value;
+    /// Moves a session to another core, or says why it stays.
+    fn move_session(&self, tsih: u16, core: u8) -> Result<(), RpcError>;
     /// Counters of a logical unit over all cores.
     fn lu_stats(&self, lu: u32) -> Value;
     /// Memory: arena and pools.
@@ -154,6 +157,7 @@ pub fn methods() -> Methods<Control> {
     access::register(&mut methods);
     targets::register(&mut methods);
     luns::register(&mut methods);
+    sessions::register(&mut methods);
     save::register(&mut methods);
     info::register(&mut methods);
     info::register_list(&mut methods);
