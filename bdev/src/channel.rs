@@ -31,6 +31,15 @@ pub enum ResetScope {
     Device,
 }
 
+/// What is likely to be wanted soon of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hint {
+    /// To find it.
+    Find,
+    /// So many bytes from its first on, to be sent. `Find` came before.
+    Send(u32),
+}
+
 /// One core's path to a device. Used by that core only; never blocks.
 ///
 /// Contract: every operation that `submit` accepted comes back exactly once through `IoCx::done`, from
@@ -45,6 +54,14 @@ pub trait IoChannel {
     fn serves_at_once(&self) -> bool {
         false
     }
+
+    /// Whether it makes anything of [`IoChannel::hint`]; asked when the channel is opened.
+    fn takes_hints(&self) -> bool {
+        false
+    }
+
+    /// Something is likely to be wanted soon: a device in memory may fetch it into the cache. There may be no such block.
+    fn hint(&self, _lba: u64, _hint: Hint) {}
 
     /// Lends the caller what is stored in these blocks, if it can be had at once: a READ without an operation. `None`:
     /// not so, for whatever reason; nothing has happened, and `submit` tells more. Reads that `submit` may still have to

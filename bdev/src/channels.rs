@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use spindle_mem::{Sgv, SgvPool};
 use spindle_reactor::WakeSet;
 
-use crate::channel::{IoChannel, IoCx, ResetScope};
+use crate::channel::{Hint, IoChannel, IoCx, ResetScope};
 use crate::io::{BlockError, BlockIo, IoDone, IoFlags, IoKey, IoResult};
 
 /// A channel in the table of its core.
@@ -26,6 +26,8 @@ pub struct Channels {
     active: Vec<ChannelId>,
     /// Operations waiting in all lines together: nought means the common case has nothing to look for.
     waiting: usize,
+    /// Channels that make something of hints.
+    hinted: u32,
 }
 
 struct Slot {
@@ -36,6 +38,8 @@ struct Slot {
     active: bool,
     /// It is worth asking it to do something at once.
     at_once: bool,
+    /// It makes something of hints.
+    hinted: bool,
 }
 
 impl Slot {
@@ -70,9 +74,10 @@ impl Channels {
             self.slots.resize_with(at + 1, || None);
         }
         assert!(self.slots[at].is_none(), "channel {} is open already", id.0);
-        let at_once = channel.serves_at_once();
-        self.slots[at] =
-            Some(Slot { channel, line: VecDeque::new(), touched: false, active: false, at_once });
+        let (at_once, hinted) = (channel.serves_at_once(), channel.takes_hints());
+        self.hinted += u32::from(hinted);
+        let (line, touched, active) = (VecDeque::new(), false, false);
+        self.slots[at] = Some(Slot { channel, line, touched, active, at_once, hinted });
     }
 
     /// Takes a channel out, provided that nothing is in flight or waiting; the caller calls
@@ -80,6 +85,7 @@ impl Channels {
     pub fn close(&mut self, id: ChannelId) -> Option<Box<dyn IoChannel>> {
         let slot = self.slots.get_mut(id.0 as usize)?;
         let gone = slot.take_if(|s| s.is_idle())?;
+        self.hinted -= u32::from(gone.hinted);
         if gone.active {
             self.active.retain(|other| *other != id);
         }
@@ -116,6 +122,21 @@ impl Channels {
     #[inline]
     pub fn serves_at_once(&self, id: ChannelId) -> bool {
         self.slots.get(id.0 as usize).and_then(Option::as_ref).is_some_and(|slot| slot.at_once)
+    }
+
+    /// Whether any channel makes something of hints.
+    #[inline]
+    pub fn takes_hints(&self) -> bool {
+        self.hinted > 0
+    }
+
+    /// [`IoChannel::hint`].
+    #[inline]
+    pub fn hint(&self, id: ChannelId, lba: u64, hint: Hint) {
+        if let Some(slot) = self.slots.get(id.0 as usize).and_then(Option::as_ref).filter(|slot| slot.hinted)
+        {
+            slot.channel.hint(lba, hint);
+        }
     }
 
     /// [`IoChannel::read_at_once`] of a channel that nobody waits for.
@@ -175,7 +196,7 @@ impl Channels {
 
     /// Takes in what ended and offers what waits. Returns how many operations ended or moved.
     pub fn poll(&mut self, cx: &mut IoCx<'_>) -> u32 {
-        let Channels { slots, active: list, waiting } = self;
+        let Channels { slots, active: list, waiting, .. } = self;
         let mut work = 0;
         list.retain(|id| {
             let slot = active(slots, *id);

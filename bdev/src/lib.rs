@@ -31,7 +31,7 @@ pub mod io;
 pub mod null;
 pub mod ram;
 
-pub use channel::{ChannelSeed, CoreEnv, CoreShared, IoChannel, IoCx, ResetScope};
+pub use channel::{ChannelSeed, CoreEnv, CoreShared, Hint, IoChannel, IoCx, ResetScope};
 pub use channels::{ChannelId, ChannelLoad, Channels};
 pub use delay::{DelayBdev, DelayForm, Delays};
 pub use device::{Bdev, BdevInfo, OpenError, ResizeError};

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use spindle_mem::{Arena, ArenaFull, Busy, LenderId, PAGE_BYTES, PageTable, SGV_BYTES_MAX, Sgv, SgvPool};
 use spindle_reactor::{CoreId, WakeSet};
 
-use crate::channel::{ChannelSeed, CoreEnv, IoChannel, IoCx, ResetScope};
+use crate::channel::{ChannelSeed, CoreEnv, Hint, IoChannel, IoCx, ResetScope};
 use crate::device::{Bdev, BdevInfo, OpenError, ResizeError};
 use crate::io::{BlockError, BlockIo, IoDone, IoFlags, IoKey, IoResult, Op, Provisioning};
 
@@ -308,6 +308,19 @@ impl IoChannel for RamChannel {
         true
     }
 
+    fn takes_hints(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn hint(&self, lba: u64, hint: Hint) {
+        let offset = lba.saturating_mul(self.disk.block_bytes.into());
+        match hint {
+            Hint::Find => self.disk.table.fetch_entry(offset),
+            Hint::Send(len) => self.disk.table.fetch_data(offset, len),
+        }
+    }
+
     fn read_at_once(&mut self, lba: u64, blocks: u32, pool: &mut SgvPool) -> Option<Sgv> {
         let (offset, len) = self.extent_of(lba, blocks)?;
         if len > u64::from(SGV_BYTES_MAX) { None } else { pool.lend(self.id, offset, len as u32) }
@@ -411,6 +424,22 @@ mod tests {
         let ram = RamBdev::new(&bench.arena, config(blocks, spares)).unwrap();
         bench.open(&ram);
         (bench, ram)
+    }
+
+    /// Holes, written blocks, blocks it has grown by, and none at all.
+    #[test]
+    fn hints_may_be_of_any_block_and_change_nothing() {
+        let (mut b, ram) = bench(1024, 8);
+        assert_eq!(b.write(8, &[7; 16384]), IoResult::Ok);
+        ram.resize(Some(4096)).unwrap();
+        assert!(b.channel().takes_hints());
+        for lba in [0, 8, 13, 39, 1023, 1024, 4095, 4096, u64::MAX / 512, u64::MAX] {
+            for hint in [Hint::Find, Hint::Send(512), Hint::Send(4096), Hint::Send(u32::MAX)] {
+                b.channel().hint(lba, hint);
+            }
+        }
+        assert_eq!(b.read_bytes(8, 32), [7; 16384]);
+        b.end(ram);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use spindle_mem::Sgv;
 use spindle_scsi_port::{
     Admit, Command, Mid, NexusId, NexusInfo, PackedNexus, ReceiveError, Refusal, TaskId, Tmf,
 };
+use spindle_scsi_spec::Lun;
 
 use crate::engine::Engine;
 
@@ -51,6 +52,16 @@ impl<W: Witness> Mid for Direct<'_, W> {
     #[inline]
     fn command(&mut self, command: &Command<'_>) -> Admit {
         self.engine.command(command)
+    }
+
+    #[inline]
+    fn looks_ahead(&self) -> bool {
+        self.channels.takes_hints()
+    }
+
+    #[inline]
+    fn soon(&self, nexus: NexusId, lun: Lun, cdb: &[u8; 16], near: bool) {
+        self.engine.soon(nexus, lun, cdb, near, self.channels);
     }
 
     #[inline]

@@ -9,9 +9,10 @@
 //! Where the device has the answer at hand (memory), a command is over within one call, and a READ needs no task for
 //! it: see [`crate::direct`].
 
-use spindle_bdev::{BlockIo, Channels, IoFlags, IoKey, Op, Origin};
+use spindle_bdev::{BlockIo, Channels, Hint, IoFlags, IoKey, Op, Origin};
 use spindle_mem::Sgv;
-use spindle_scsi_port::{Admit, Command, Outcome, PortEffect, TaskAttr, TaskId};
+use spindle_scsi_port::{Admit, Command, NexusId, Outcome, PortEffect, TaskAttr, TaskId};
+use spindle_scsi_spec::Lun;
 
 use crate::device_server::{Exec, OpRow, disk, table};
 use crate::direct::Witness;
@@ -42,6 +43,29 @@ impl Engine {
         match row.exec {
             Exec::Read => self.admit_as::<true>(c, cdb, row),
             _ => self.admit_as::<false>(c, cdb, row),
+        }
+    }
+
+    /// See [`spindle_scsi_port::Mid::soon`]. Payload is fetched of READs of up to so many bytes: a larger one is sent by
+    /// itself, and the processor sees by then where that goes.
+    #[inline]
+    pub(crate) fn soon(&self, nexus: NexusId, lun: Lun, cdb: &[u8; 16], near: bool, channels: &Channels) {
+        const SEND_MAX: u64 = 16 << 10;
+        let seen = || {
+            let row = table::quick(cdb[0])?;
+            let nexus = self.nexuses.get(usize::from(nexus.slot()))?;
+            let itl = self.itls.get(usize::from(*nexus.luns.get((lun.0 >> 48) as usize)?))?;
+            Some((row, self.lus.get(usize::from(itl.lu))?.as_deref()?))
+        };
+        let Some((row, lu)) = seen() else { return };
+        let (lba, blocks) = extent(row, cdb);
+        let bytes = u64::from(blocks) << lu.shift;
+        match (near, row.exec) {
+            (false, _) => channels.hint(lu.channel, lba, Hint::Find),
+            (true, Exec::Read) if bytes <= SEND_MAX => {
+                channels.hint(lu.channel, lba, Hint::Send(bytes as u32))
+            }
+            _ => {}
         }
     }
 

@@ -161,6 +161,12 @@ impl Entry {
         self.0.fetch_or(u64::from(HOLE), Ordering::AcqRel);
     }
 
+    /// What it shows at this moment; the viewer is not counted, so the page may be anybody's by now.
+    pub(crate) fn glance(&self) -> View {
+        let seen = Word(self.0.load(Ordering::Relaxed));
+        if seen.is_hole() { View::Hole(seen.page()) } else { View::Page(seen.page()) }
+    }
+
     /// Is it a hole now?
     pub(crate) fn is_hole(&self) -> bool {
         Word(self.0.load(Ordering::Relaxed)).is_hole()

@@ -29,6 +29,22 @@ use crate::arena::{Arena, ArenaFull};
 use crate::page_entry::{AtomicI64, Detached, Entry, Pages, View, release};
 use crate::sgv::{Kind, Seg, Sgv};
 
+/// What processors bring into their caches at a time.
+const LINE_BYTES: usize = 64;
+
+/// Brings the line with this address into the cache, or does nothing.
+#[inline]
+fn fetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which reads and writes nothing and cannot fault, whatever the address is.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 /// No spare page: readers hold them all. The first `done` bytes were taken; try the rest later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Busy {
@@ -145,6 +161,29 @@ impl PageTable {
     /// Does page number `page` of the disk read as zeroes because nothing was written since it was discarded?
     pub fn is_hole(&self, page: u64) -> bool {
         self.entry(page as usize).is_hole()
+    }
+
+    /// The page at `offset` is likely to be looked up soon: its entry may come into the cache meanwhile. What lies beyond
+    /// the disk, or in a part it has grown by, is passed over.
+    #[inline]
+    pub fn fetch_entry(&self, offset: u64) {
+        if let Some(entry) = self.entries.get((offset / PAGE) as usize) {
+            fetch(std::ptr::from_ref(entry).cast());
+        }
+    }
+
+    /// `len` bytes at `offset` are likely to be sent soon: those in the first page may come into the cache meanwhile, if
+    /// its entry is there. Passed over as above.
+    #[inline]
+    pub fn fetch_data(&self, offset: u64, len: u32) {
+        let Some(View::Page(page)) = self.entries.get((offset / PAGE) as usize).map(Entry::glance) else {
+            return;
+        };
+        let from = (offset % PAGE) as usize;
+        let page = self.arena.page(page).as_ptr();
+        for at in (from..PAGE_BYTES.min(from + len as usize)).step_by(LINE_BYTES) {
+            fetch(page.wrapping_add(at));
+        }
     }
 
     /// Appends the pages of `len` bytes at `offset` to `segs`, each counted until [`PageTable::release`].

@@ -2,6 +2,7 @@
 
 use spindle_mem::Sgv;
 use spindle_reactor::{Tick, WakeSet};
+use spindle_scsi_spec::Lun;
 
 use crate::command::Command;
 use crate::effect::PortEffect;
@@ -26,6 +27,15 @@ pub trait Mid {
 
     /// A command has arrived.
     fn command(&mut self, command: &Command<'_>) -> Admit;
+
+    /// Whether [`Mid::soon`] is worth a call.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// This READ or WRITE has been seen coming: it will arrive after several others, or (`near`) after one or two. What it
+    /// will need may be fetched into the cache. It may also turn out to be none.
+    fn soon(&self, _nexus: NexusId, _lun: Lun, _cdb: &[u8; 16], _near: bool) {}
 
     /// A READ that can be over before this returns, because its device has the answer at hand and nobody has anything to
     /// say to the command: it has ended GOOD with the data given, as many bytes as were expected, and there never was a

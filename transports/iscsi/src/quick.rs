@@ -9,17 +9,23 @@
 
 use spindle_iscsi_wire::bhs::{self, Digests};
 use spindle_iscsi_wire::{
-    Bhs, DataIn, DataInStatus, Itt, Residual, ScsiCommand, ScsiResponse, SerialNumber, ServiceResponse, Ttt,
+    BHS_LEN, Bhs, DataIn, DataInStatus, Itt, Residual, ScsiCommand, ScsiResponse, SerialNumber,
+    ServiceResponse, Ttt,
 };
 use spindle_mem::{Key, Sgv, SgvRef};
 use spindle_net::Net;
-use spindle_scsi_port::{Admit, Command, Expected, Mid, Outcome, TaskAttr, TaskId, TaskTag};
+use spindle_scsi_port::{Admit, Command, Expected, Mid, NexusId, Outcome, TaskAttr, TaskId, TaskTag};
 use spindle_scsi_spec::{Lun, Status};
 
 use crate::conn::{Conn, ConnState, Rx, Segment, Sink};
 use crate::session::Session;
 use crate::task::{Phase, Task};
 use crate::transport::IscsiTransport;
+
+/// Where the header of the command after so many others is likely to be.
+const FAR: usize = 5 * BHS_LEN;
+/// And of the one that is nearly there: between the two lies time for a line to come from far memory.
+const NEAR: usize = 2 * BHS_LEN;
 
 impl<N: Net> IscsiTransport<N> {
     /// Takes the PDU that begins with the staged bytes. `None`: it is not as usual, or not there yet, and nothing has
@@ -34,7 +40,7 @@ impl<N: Net> IscsiTransport<N> {
             _ => return None,
         };
         let session_key = conn.session.filter(|_| conn.is_plain())?;
-        let session = self.sessions.get_mut(session_key)?;
+        let session = self.sessions.get(session_key)?;
         let (itt, edtl) = (bhs::itt(header), bhs::be32(header, 20));
         // TotalAHSLength is nought, and DataSegmentLength all or nothing.
         let usual = bhs::be32(header, 4) == if writes { edtl } else { 0 }
@@ -53,6 +59,9 @@ impl<N: Net> IscsiTransport<N> {
             cdb: &header[32..],
             expected: Expected { read: edtl, write: 0, unsolicited: 0 },
         };
+        if mid.looks_ahead() {
+            self.look_ahead(conn, command.nexus, mid);
+        }
         if !writes && let Some(buf) = mid.read_at_once(&command) {
             self.begun(conn, session_key, 0, mid);
             self.serve(conn, session_key, itt, buf, mid);
@@ -83,6 +92,19 @@ impl<N: Net> IscsiTransport<N> {
             }
             admit => self.unusual(conn, session_key, admit, mid),
         })
+    }
+
+    /// READs and like WRITEs come in batches: what lies behind this command is told to the mid-level before its turn. A guess
+    /// at where headers are, which costs nothing but time where it is wrong.
+    #[inline]
+    fn look_ahead<M: Mid>(&self, conn: &Conn, nexus: NexusId, mid: &M) {
+        for (at, near) in [(FAR, false), (NEAR, true)] {
+            let Some(header) = self.net.glance(conn.id, at).first_chunk::<48>() else { continue };
+            if let ([0x01, 0xC0 | 0xC1 | 0xA0 | 0xA1], Some(cdb)) = (&header[..2], header[32..].first_chunk())
+            {
+                mid.soon(nexus, Lun::from_bytes(bhs::lun(header)), cdb, near);
+            }
+        }
     }
 
     /// The command at the head of the staged bytes is taken; `len` bytes of data follow its header.

@@ -64,6 +64,12 @@ pub trait Net {
     /// whether `bytes` shows more; what else happened is reported by the next `poll`. Not while landing.
     fn read_more(&mut self, conn: ConnId) -> bool;
 
+    /// A look at what was received `at` bytes behind the first of [`Net::bytes`], beyond their end, too, and without the
+    /// payload that lies in vectors which were lent: what is likely to be read there. It may turn out differently.
+    fn glance(&self, _conn: ConnId, _at: usize) -> &[u8] {
+        &[]
+    }
+
     /// How many bytes may be read ahead into staging behind what is there: a small figure (the length of a
     /// header) when large payload is likely to follow, so that it can land without a copy; a large one when
     /// many small PDUs come in a batch.

@@ -275,6 +275,40 @@ fn what_one_read_left_behind_is_there_for_the_asking() {
 }
 
 #[test]
+fn headers_to_come_can_be_glanced_at_between_payload_received_ahead() {
+    let mut b = Bench::new(TcpConfig::default());
+    let (mut client, conn) = b.connect("127.0.0.1:0");
+    b.net.read_ahead(conn, 48);
+    b.net.expect(conn, 48);
+    for _ in 0..3 {
+        let spare = b.pool.take(4096, ShareId(0)).unwrap();
+        assert!(b.net.lend(conn, spare).is_none());
+    }
+    let pdu = |n: u8| [vec![n; 48], vec![0xEE; 4096]].concat();
+    client.write_all(&[pdu(1), pdu(2), pdu(3)].concat()).unwrap();
+    // Until all of it has come it may lie anywhere.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    b.readable(conn, 48);
+    assert_eq!(b.net.bytes(conn), [1; 48], "what may be read now ends where payload begins");
+    assert_eq!(b.net.glance(conn, 48)[..48], [2; 48]);
+    assert_eq!(b.net.glance(conn, 96), [3; 48]);
+    assert!(b.net.glance(conn, 144).is_empty() && b.net.glance(conn, usize::MAX / 2).is_empty());
+    drop(client);
+    b.net.close(conn, Close::Abort);
+    let mut spares = 0;
+    b.until("Closed", |b, e| match e {
+        NetEvent::Spare { buf, .. } => {
+            spares += 1;
+            b.pool.put(buf);
+            Err(NetEvent::Readable(conn))
+        }
+        NetEvent::Closed { .. } => Ok(()),
+        e => Err(e),
+    });
+    assert_eq!(spares, 3);
+}
+
+#[test]
 fn what_was_staged_of_a_payload_is_copied_and_counted() {
     let mut b = Bench::new(TcpConfig::default());
     let (mut client, conn) = b.connect("127.0.0.1:0");

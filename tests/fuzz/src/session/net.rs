@@ -261,6 +261,10 @@ impl Net for FuzzNet {
         }
     }
 
+    fn glance(&self, conn: ConnId, at: usize) -> &[u8] {
+        self.bytes(conn).get(at..).unwrap_or_default()
+    }
+
     fn consume(&mut self, conn: ConnId, n: u32) {
         let Some(wire) = self.wire_mut(conn) else { return };
         assert!(n as usize <= wire.staged.len(), "consumed {n} of {} staged bytes", wire.staged.len());

@@ -320,6 +320,10 @@ impl Net for SimNet {
         self.conn(conn).map_or(&[], |c| c.inbox.bytes())
     }
 
+    fn glance(&self, conn: ConnId, at: usize) -> &[u8] {
+        self.conn(conn).map_or(&[], |c| c.inbox.glance(at))
+    }
+
     fn consume(&mut self, conn: ConnId, n: u32) {
         let core = self.core;
         let Some(c) = self.conn_mut(conn) else { return };

@@ -359,6 +359,11 @@ impl Net for EpollNet {
     }
 
     #[inline]
+    fn glance(&self, conn: ConnId, at: usize) -> &[u8] {
+        self.conn(conn).map_or(&[], |c| c.inbox.glance(at))
+    }
+
+    #[inline]
     fn consume(&mut self, conn: ConnId, n: u32) {
         if let Some(c) = self.conn_mut(conn) {
             c.inbox.consume(n as usize);

@@ -211,6 +211,12 @@ impl Inbox {
         if self.landing.is_none() { self.staged.bytes() } else { &[] }
     }
 
+    /// See [`crate::Net::glance`].
+    #[inline]
+    pub fn glance(&self, at: usize) -> &[u8] {
+        self.staged.glance(at).unwrap_or_default()
+    }
+
     /// The first `n` of them have been read.
     #[inline]
     pub fn consume(&mut self, n: usize) {

@@ -107,6 +107,13 @@ impl Staged {
         }
     }
 
+    /// Received bytes from `at` bytes on, shown or not.
+    #[inline]
+    pub fn glance(&self, at: usize) -> Option<&[u8]> {
+        let buffer = self.buffer.as_deref().unwrap_or(&self.residue);
+        buffer.get(self.start + at..self.end)
+    }
+
     /// How many bytes are shown.
     #[inline]
     pub fn len(&self) -> usize {
