@@ -14,7 +14,7 @@ use spindle_reactor::WakeSet;
 use crate::errors;
 use crate::file::Shared;
 use crate::ring::{Flight, Owner, UringCore};
-use crate::workers::Job;
+use crate::workers::{Job, run};
 
 /// What the kernel is doing for an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,13 +78,18 @@ impl FileChannel {
 }
 
 impl IoChannel for FileChannel {
-    fn submit(&mut self, io: BlockIo, cx: &mut IoCx<'_>) -> Result<(), BlockIo> {
+    fn submit(&mut self, mut io: BlockIo, cx: &mut IoCx<'_>) -> Result<(), BlockIo> {
         let shared = &self.owner.shared;
         if io.lba.checked_add(u64::from(io.blocks)).is_none_or(|end| end > shared.blocks()) {
             cx.done.push(IoDone::of(io, IoResult::Err(BlockError::OutOfRange)));
             return Ok(());
         }
         if let Some(result) = shared.at_once(&io) {
+            cx.done.push(IoDone::of(io, result));
+            return Ok(());
+        }
+        if shared.is_done_here(&io) {
+            let result = run(shared, &mut io);
             cx.done.push(IoDone::of(io, result));
             return Ok(());
         }

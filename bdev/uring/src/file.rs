@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     pub file: OwnedFd,
     pub block_bytes: u32,
     pub direct: bool,
+    /// In a file system that lives in memory: nothing is waited for but, rarely, the host's swap.
+    pub in_memory: bool,
     /// Holes can be found.
     pub sparse: bool,
     pub seeking: Mutex<()>,
@@ -94,6 +96,8 @@ pub(crate) struct Shared {
     lost: AtomicBool,
 }
 
+/// The most that a core copies to or from a file in memory while others wait: some 20 µs.
+const HERE_BYTES_MAX: u64 = 128 << 10;
 /// How long a file that is in use is tried again before that is called an error.
 const IN_USE_MAX: Duration = Duration::from_secs(1);
 /// The largest single operation the mid-level is told of, in bytes.
@@ -170,10 +174,12 @@ impl FileBdev {
             transfer_max: per_block(TRANSFER_BYTES_MAX),
             lends: false,
         };
+        let in_memory = !is_block && !direct && lives_in_memory(&file);
         let shared = Shared {
             file: file.into(),
             block_bytes,
             direct,
+            in_memory,
             sparse: !is_block,
             seeking: Mutex::new(()),
             cache: config.cache,
@@ -203,10 +209,15 @@ impl Bdev for FileBdev {
             CacheMode::WriteThrough => "write_through",
             CacheMode::NvCache => "nv_cache",
         };
+        let io = match (self.shared.direct, self.shared.in_memory) {
+            (true, _) => "direct",
+            (false, true) => "memory",
+            (false, false) => "page cache",
+        };
         vec![
             ("filename", self.config.path.display().to_string()),
             ("kind", if self.is_block { "block device" } else { "file" }.into()),
-            ("io", if self.shared.direct { "direct" } else { "page cache" }.into()),
+            ("io", io.into()),
             ("cache", cache.into()),
             ("engine", if self.ring_allowed { "io_uring" } else { "threads" }.into()),
             ("flush_lost", self.shared.lost.load(Ordering::Relaxed).to_string()),
@@ -284,6 +295,16 @@ impl Shared {
             CacheMode::WriteThrough => true,
             CacheMode::NvCache => false,
         }
+    }
+
+    /// Whether this core itself does the operation, in one call that does not wait. Asking io_uring would cost more: it knows
+    /// of no file there that takes operations without waiting, and gives each to a thread.
+    pub fn is_done_here(&self, io: &BlockIo) -> bool {
+        let bytes = u64::from(io.blocks) * u64::from(self.block_bytes);
+        self.in_memory
+            && bytes <= HERE_BYTES_MAX
+            && matches!(io.op, Op::Read | Op::Write)
+            && !self.must_sync(io.op, io.flags)
     }
 
     /// What needs no system call.
@@ -450,6 +471,11 @@ fn file_shape(file: &File, path: &Path) -> Result<Shape, OpenError> {
     let physical = u32::try_from(meta.blksize()).unwrap_or(4096).clamp(512, 65_536);
     let physical = if physical.is_power_of_two() { physical } else { 4096 };
     Ok(Shape { bytes: meta.len(), logical: 512, physical, discard: None, rotates: false })
+}
+
+fn lives_in_memory(file: &File) -> bool {
+    // tmpfs and ramfs, as statfs(2) numbers them.
+    rustix::fs::fstatfs(file).is_ok_and(|fs| matches!(fs.f_type as u32, 0x0102_1994 | 0x8584_58F6))
 }
 
 fn block_shape(file: &File, path: &Path) -> Result<Shape, OpenError> {

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
+use arrayvec::ArrayVec;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 use spindle_bdev::{BlockError, BlockIo, IoDone, IoFlags, IoResult, Op, Provisioning};
@@ -143,6 +144,9 @@ fn serve(inner: &Inner) {
     }
 }
 
+/// Pieces of memory in one call: 256 KiB if no two pages lie together.
+const PARTS_MAX: usize = 64;
+
 /// One whole operation, blocking.
 pub(crate) fn run(shared: &Shared, io: &mut BlockIo) -> IoResult {
     let op = io.op;
@@ -169,8 +173,8 @@ fn read(shared: &Shared, io: &mut BlockIo) -> io::Result<()> {
     let mut done = 0;
     while done < bytes {
         let offset = io.lba * u64::from(shared.block_bytes) + u64::from(done);
-        let mut parts: Vec<IoSliceMut<'_>> =
-            data.slices_mut(io.at + done..io.at + bytes).take(1024).map(IoSliceMut::new).collect();
+        let mut parts: ArrayVec<IoSliceMut<'_>, PARTS_MAX> =
+            data.slices_mut(io.at + done..io.at + bytes).take(PARTS_MAX).map(IoSliceMut::new).collect();
         match rustix::io::preadv(&shared.file, &mut parts, offset) {
             Ok(0) => return Err(Errno::IO.into()), // the file has become shorter
             Ok(n) => done += n as u32,
@@ -188,8 +192,8 @@ fn write(shared: &Shared, io: &BlockIo) -> io::Result<()> {
     let mut done = 0;
     while done < bytes {
         let offset = io.lba * u64::from(shared.block_bytes) + u64::from(done);
-        let parts: Vec<IoSlice<'_>> =
-            data.slices(io.at + done..io.at + bytes).take(1024).map(IoSlice::new).collect();
+        let parts: ArrayVec<IoSlice<'_>, PARTS_MAX> =
+            data.slices(io.at + done..io.at + bytes).take(PARTS_MAX).map(IoSlice::new).collect();
         match rustix::io::pwritev2(&shared.file, &parts, offset, flags) {
             Ok(0) => return Err(Errno::IO.into()),
             Ok(n) => done += n as u32,

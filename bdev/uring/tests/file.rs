@@ -14,6 +14,8 @@ use spindle_reactor::{CoreId, Tick};
 
 const ID: ChannelId = ChannelId(3);
 const MIB: u64 = 1 << 20;
+/// Where Linux keeps files in memory.
+const MEMORY: &str = "/dev/shm";
 
 struct Bench {
     pool: SgvPool,
@@ -119,8 +121,11 @@ fn config(path: &Path) -> FileConfig {
 /// Every way of asking the system that this machine has.
 fn each_way(test: impl Fn(FileConfig)) {
     for engine in [Engine::Auto, Engine::Threads] {
-        for direct in [false, true] {
-            let dir = tempfile::tempdir_in(".").unwrap();
+        for (direct, place) in [(false, "."), (true, "."), (false, MEMORY)] {
+            let Ok(dir) = tempfile::tempdir_in(place) else {
+                eprintln!("no {place} here: not tested");
+                continue;
+            };
             let config = FileConfig { engine, direct, ..config(&dir.path().join("disk")) };
             match FileBdev::open(config.clone()) {
                 Err(OpenError::Invalid { field: "direct", .. }) => {
@@ -278,6 +283,34 @@ fn a_resize_is_seen_by_channels_that_are_open() {
     assert_eq!(bdev.resize(None).unwrap(), 2048);
     assert_eq!(b.write(IoFlags::NONE, 2048, &[7; 512]), IoResult::Err(BlockError::OutOfRange));
     assert!(bdev.resize(Some(0)).is_err() && bdev.resize(Some(u64::MAX)).is_err());
+}
+
+/// Small reads and writes are over when `submit` returns, larger ones and those that are to be flushed later.
+#[test]
+fn a_file_in_memory_is_served_at_once() {
+    let Ok(dir) = tempfile::tempdir_in(MEMORY) else { return eprintln!("no {MEMORY} here: not tested") };
+    let path = dir.path().join("disk");
+    let bdev = FileBdev::open(config(&path)).unwrap();
+    if !bdev.details().contains(&("io", "memory".into())) {
+        return eprintln!("{MEMORY} is not in memory here: not tested");
+    }
+    let mut b = Bench::new(&bdev);
+    for (op, flags, bytes, at_once) in [
+        (Op::Write, IoFlags::NONE, 4_096, true),
+        (Op::Read, IoFlags::NONE, 131_072, true),
+        (Op::Read, IoFlags::NONE, 135_168, false),
+        (Op::Write, IoFlags::FUA, 4_096, false),
+    ] {
+        let sgv = b.pool.take(bytes, ShareId(0)).unwrap();
+        let key = b.start(op, flags, 0, bytes / 512, Some(sgv));
+        assert_eq!(b.done.len(), usize::from(at_once), "{op:?} of {bytes} bytes, {flags:?}");
+        let (result, back) = b.wait(key);
+        assert_eq!(result, IoResult::Ok);
+        b.pool.put(back.unwrap());
+    }
+    // A file that has become shorter is an error here, too.
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(512).unwrap();
+    assert_eq!(b.read(8, 8), Err(BlockError::MediumRead));
 }
 
 #[test]
