@@ -2,6 +2,7 @@
 """Sessions move between the cores of the real target: under load, with verified data, without an error."""
 
 import random
+import struct
 import sys
 import tempfile
 import threading
@@ -28,17 +29,31 @@ class Busy(threading.Thread):
         known = {}
         try:
             while not self.stop.is_set():
-                lba = self.number * 8192 + luck.randrange(64) * 128
-                blocks = luck.choice((1, 8, 128))
-                data = luck.randbytes(512) * blocks
-                self.disk.write(lba, data)
-                known[lba] = data
-                lba, data = luck.choice(list(known.items()))
-                assert self.disk.read(lba, len(data) // 512) == data, f"block {lba} does not show what was written"
+                self.turn(luck, known)
                 self.count += 1
         except Exception as e:  # told by the main thread
             self.failed = e
         self.disk.close()
+
+    def turn(self, luck, known):
+        lba = self.number * 8192 + luck.randrange(64) * 128
+        blocks = luck.choice((1, 8, 128))
+        data = luck.randbytes(512) * blocks
+        self.disk.write(lba, data)
+        known[lba] = data
+        lba, data = luck.choice(list(known.items()))
+        assert self.disk.read(lba, len(data) // 512) == data, f"block {lba} does not show what was written"
+
+
+class Heavy(Busy):
+    """Gives the target much to do, and itself little: WRITE SAME of megabytes, and a look at some of it."""
+
+    def turn(self, luck, known):
+        lba, blocks = self.number * 32768 + luck.randrange(8) * 2048, 16384
+        data = luck.randbytes(512)
+        self.disk.good(struct.pack(">BBQIBB", 0x93, 0, lba, blocks, 0, 0), write=data)
+        at = lba + luck.randrange(blocks)
+        assert self.disk.read(at, 1) == data, f"block {at} does not show what was written"
 
 
 def places(target):
@@ -64,7 +79,7 @@ def refused(target, **params):
 
 
 def by_hand(folder):
-    with demo("--size", "64M", "--cores", "0-1", folder=folder) as target:
+    with demo("--size", "64M", "--cores", "0-1", "--no-moves", folder=folder) as target:
         threads = [Busy(target.url, n) for n in range(3)]
         for thread in threads:
             thread.start()
@@ -99,11 +114,47 @@ def by_hand(folder):
         return moved, stayed
 
 
+def together(target, threads):
+    """All of them on the first core."""
+    for row in list(places(target).values()):
+        if row["lcore_id"] != 0:
+            target.call("iscsi_move_session", tsih=row["tsih"], core=0)
+    assert {row["lcore_id"] for row in places(target).values()} == {0}
+    for thread in threads:
+        thread.start()
+
+
+def by_load(folder):
+    """Busy sessions that sit on one core while another has nothing to do are parted; a lone one stays."""
+    with demo("--size", "64M", "--cores", "0-1", folder=folder) as target:
+        threads = [Heavy(target.url, n) for n in range(2)]
+        together(target, threads)
+        began = time.monotonic()
+        wait_for("a session to move", lambda: {r["lcore_id"] for r in places(target).values()} == {0, 1}
+                 or any(t.failed for t in threads), seconds=20)
+        took = time.monotonic() - began
+        where = places(target)
+        time.sleep(5)
+        assert places(target).keys() == where.keys()
+        assert all(places(target)[n]["lcore_id"] == where[n]["lcore_id"] for n in where), "sessions go to and fro"
+        end(threads)
+    with demo("--size", "64M", "--cores", "0-1", folder=folder) as target:
+        threads = [Heavy(target.url, 0)]
+        together(target, threads)
+        time.sleep(6)
+        row, = places(target).values()
+        assert row["lcore_id"] == 0, "the only busy session of a core moved"
+        end(threads)
+    return took
+
+
 def main():
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="spindle-moves-") as folder:
         moved, stayed = by_hand(folder)
-    print(f"RESULT: {moved} moves of busy sessions by hand ({stayed} times one stayed), data verified; "
+        took = by_load(folder)
+    print(f"RESULT: {moved} moves of busy sessions by hand ({stayed} times one stayed), data verified; two that share a core "
+          f"while another is idle are parted after {took:.1f} s, and a lone one stays; "
           f"{time.monotonic() - started:.0f} s")
 
 

@@ -47,6 +47,10 @@ pub struct Serve {
     /// halt, for virtual machines; `any`: as the system likes. [default: 50]
     #[arg(long, value_name = "US|any")]
     pub wake_latency: Option<WakeLatency>,
+    /// Sessions stay on the core they came to, however busy it is beside others. (`iscsi_move_session` moves them all the
+    /// same.)
+    #[arg(long)]
+    pub no_moves: bool,
     /// Memory for I/O and RAM disks at most (`512M`, `4G`). [default: half of what is available]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,

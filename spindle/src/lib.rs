@@ -9,6 +9,7 @@
 //! | [`placement`] | which core a new connection goes to |
 //! | [`message`] | what cores say to each other |
 //! | [`control`] | the object model and the RPC methods |
+//! | [`balance`] | sessions move from busy cores to idle ones |
 //! | [`live`] | the backplane that carries changes to the cores |
 //! | `moves` | sessions move from core to core |
 //! | [`recorder`] | what a core notes of its last moments |
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod balance;
 pub mod control;
 pub mod limits;
 pub mod live;

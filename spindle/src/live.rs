@@ -92,18 +92,27 @@ impl Live {
         &self.cores
     }
 
-    /// Tells the core that accepts how busy all are, so that it spreads connections by load.
-    pub fn spread_by_load(&self) {
+    /// Tells the core that accepts how busy all are, so that it spreads connections by load; and all cores, if sessions
+    /// may move from busy ones to idle ones.
+    pub fn spread_by_load(&self, moves: bool) {
         let busy = |core: &CoreHandle| -> Busy {
             let stats = core.stats.clone();
             Box::new(move |now| stats.load(now).busy_ns)
         };
-        let cores = self.cores.iter().map(busy).collect();
+        let all = || -> Vec<Busy> { self.cores.iter().map(busy).collect() };
+        let cores = all();
         // Until it hears of it, each gets one in its turn.
         drop(self.send(self.accepting(), move |core| {
             let now = core.now;
             core.placement().watch(cores, now);
         }));
+        for core in self.cores.iter().filter(|_| moves && self.cores.len() > 1) {
+            let cores = all();
+            drop(self.send(core, move |core| {
+                let now = core.now;
+                core.balance().watch(cores, now);
+            }));
+        }
     }
 
     /// The core whose portals accept for all.

@@ -28,6 +28,7 @@ const ERRAND: EventId = EventId(12);
 const NOTIFY: EventId = EventId(13);
 const SERVED: EventId = EventId(14);
 const NEXUS_READY: EventId = EventId(15);
+const SHED: EventId = EventId(16);
 
 /// What an event is called.
 pub fn name(event: EventId) -> Option<&'static str> {
@@ -47,6 +48,7 @@ pub fn name(event: EventId) -> Option<&'static str> {
         NOTIFY => "notify nexus",
         SERVED => "served channel lba blocks+op",
         NEXUS_READY => "nexus-ready nexus",
+        SHED => "shed session to",
         _ => return None,
     })
 }
@@ -131,6 +133,11 @@ impl Notes {
     /// A message leaves for another core.
     pub fn message(&mut self, at: Tick, to: CoreId) {
         self.note(at, MESSAGE, to.0.into(), 0, [0, 0]);
+    }
+
+    /// A session is to move to another core, for this one has too much to do.
+    pub fn shed(&mut self, at: Tick, tsih: u16, to: CoreId) {
+        self.note(at, SHED, 0, 0, [tsih.into(), to.0.into()]);
     }
 
     /// A connection comes to live here.

@@ -17,6 +17,7 @@ use spindle_reactor::{CoreId, Mailbox, Shard, Tick, Turn, WakeSet, Work};
 use spindle_scsi::{ControlEvent, Direct, Engine, LuId, Witness};
 use spindle_scsi_port::{PortEffect, Transport};
 
+use crate::balance::{Balance, Verdict};
 use crate::message::{Adopted, ShardMsg};
 use crate::placement::Placement;
 use crate::recorder::Notes;
@@ -50,6 +51,7 @@ pub struct Core<N: Net> {
     /// Where things to be stored durably go: the control plane's thread for files.
     pub store: Option<Sender<StoreOrder>>,
     placement: Placement,
+    balance: Balance,
     notes: Notes,
     done: Vec<IoDone>,
     port: Vec<PortEffect>,
@@ -122,6 +124,7 @@ impl<N: Net> Core<N> {
             shrinking: HashMap::new(),
             store: None,
             placement: Placement::new(cores),
+            balance: Balance::default(),
             notes: Notes::passing(id),
             done: Vec::with_capacity(256),
             port: Vec::with_capacity(256),
@@ -139,6 +142,25 @@ impl<N: Net> Core<N> {
     /// Where new connections go that are accepted here.
     pub fn placement(&mut self) -> &mut Placement {
         &mut self.placement
+    }
+
+    /// When sessions of this core move elsewhere.
+    pub fn balance(&mut self) -> &mut Balance {
+        &mut self.balance
+    }
+
+    /// This core may have too much to do beside another one.
+    #[cold]
+    fn look_at_balance(&mut self) {
+        match self.balance.look(self.id, self.now) {
+            Verdict::Well => {}
+            Verdict::Note => self.iscsi.note_work(),
+            Verdict::Shed(shed) => {
+                if let Some(tsih) = self.iscsi.shed(shed) {
+                    self.notes.shed(self.now, tsih, shed.to);
+                }
+            }
+        }
     }
 
     /// What a channel needs to be bound here.
@@ -188,6 +210,9 @@ impl<N: Net> Core<N> {
         self.send_out(mail);
         if !self.closing.is_empty() {
             self.finish_closing();
+        }
+        if self.balance.is_due(now) {
+            self.look_at_balance();
         }
         work
     }

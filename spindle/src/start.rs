@@ -99,7 +99,7 @@ impl Running {
         }
         let populating = populate(pools)?;
         let live = Arc::new(Live::new(handles, arena, limits, store.clone(), orders));
-        live.spread_by_load();
+        live.spread_by_load(!serve.no_moves);
         let storing = match (store, inbox) {
             (Some(store), Some(inbox)) => Some(start_storing(store, inbox, live.clone())?),
             _ => None,

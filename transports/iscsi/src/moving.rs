@@ -36,6 +36,10 @@ use crate::transport::{IscsiOut, IscsiTransport};
 /// So long a session may take to become idle and leave; then it stays. A busy one that is never without Data-Out on the
 /// way is not held up, and what is held up waits no longer than behind a slow device.
 const TIME_MS: u64 = 200;
+/// So long a session is not moved again because of load.
+const REST_MS: u64 = 10_000;
+/// A move is worth while if the busier of the two cores has less to do by this part of what the one had.
+const WORTH: u64 = 8;
 /// What waits for a message, or for a socket to take the last bytes, is looked at this often at least.
 const LOOK_MS: u64 = 1;
 
@@ -98,6 +102,17 @@ struct PackedConn {
     ping: Option<(Ttt, Tick)>,
 }
 
+/// A core is busy far beyond another one, and should give it a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shed {
+    /// To this core.
+    pub to: CoreId,
+    /// How busy the core is that sheds, in thousandths of its time.
+    pub hot: u64,
+    /// And the other one.
+    pub cold: u64,
+}
+
 /// Why a session does not begin to move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Stays {
@@ -135,6 +150,18 @@ impl Moves {
     }
 }
 
+/// Of sessions that have done so much work on a core that is `hot`, the one after whose move the busier of the two cores is
+/// least busy. None if that would hardly be less than now: the only one that works is as much work elsewhere.
+fn choose(work: &[u64], may_go: &[bool], hot: u64, cold: u64) -> Option<usize> {
+    let all: u128 = work.iter().map(|&w| u128::from(w)).sum();
+    let after = |work: u64| {
+        let part = (u128::from(hot) * u128::from(work)).checked_div(all).unwrap_or(0) as u64;
+        (hot - part).max(cold + part)
+    };
+    let best = (0..work.len()).filter(|&n| may_go[n]).min_by_key(|&n| after(work[n]))?;
+    (after(work[best]) + hot / WORTH <= hot).then_some(best)
+}
+
 impl<N: Net> IscsiTransport<N> {
     /// The session is to move to another core at its next idle moment, if that comes soon.
     pub fn move_session(&mut self, tsih: u16, to: CoreId) -> Result<(), Stays> {
@@ -150,6 +177,34 @@ impl<N: Net> IscsiTransport<N> {
         let until = self.now.plus_ms(TIME_MS);
         self.moves.leaving.push(Leaving { session: key, to, until, step: Step::Reading });
         Ok(())
+    }
+
+    /// Notes what each session has done so far: [`IscsiTransport::shed`] goes by what it does from now on.
+    pub fn note_work(&mut self) {
+        for (_, session) in self.sessions.iter_mut() {
+            session.noted = session.counters.work();
+        }
+    }
+
+    /// The session whose move helps most, if one does, is to move. Which one that was.
+    pub fn shed(&mut self, shed: Shed) -> Option<u16> {
+        let (mut work, mut tsihs) = (Vec::new(), Vec::new());
+        for (_, session) in self.sessions.iter_mut() {
+            let done = session.counters.work();
+            work.push(done.saturating_sub(std::mem::replace(&mut session.noted, done)));
+            // One that has just moved stays for a while, and so does one that was to move and could not.
+            let rested = session.moved_at.is_none_or(|at| self.now >= at.plus_ms(REST_MS));
+            tsihs.push(rested.then_some(session.tsih));
+        }
+        let may_go: Vec<bool> = tsihs.iter().map(Option::is_some).collect();
+        let tsih = tsihs[choose(&work, &may_go, shed.hot, shed.cold)?]?;
+        self.move_session(tsih, shed.to).ok()?;
+        let now = self.now;
+        let chosen = self.sessions.iter_mut().find(|(_, s)| s.tsih == tsih);
+        if let Some((_, session)) = chosen {
+            session.moved_at = Some(now);
+        }
+        Some(tsih)
     }
 
     /// Each session that leaves goes a step further, or stays after all.
@@ -391,5 +446,37 @@ impl<N: Net> IscsiTransport<N> {
         } else if let Some((_, session)) = self.sessions.iter_mut().find(|(_, s)| s.tsih == tsih) {
             session.unplaced = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(work: &[u64], cold: u64) -> Option<usize> {
+        choose(work, &vec![true; work.len()], 1000, cold)
+    }
+
+    #[test]
+    fn the_session_that_evens_out_most_goes() {
+        assert_eq!(of(&[50, 50], 0), Some(0));
+        assert_eq!(of(&[0, 60, 40, 0], 0), Some(1));
+        assert_eq!(of(&[70, 20, 10], 0), Some(0));
+        assert_eq!(of(&[70, 20, 10], 240), Some(1));
+        assert_eq!(of(&[20; 5], 240), Some(0));
+    }
+
+    #[test]
+    fn nobody_goes_who_would_be_the_same_elsewhere() {
+        for work in [&[][..], &[100], &[0, 100, 0], &[0, 0], &[95, 5], &[1000, 1, 2, 3]] {
+            assert_eq!(of(work, 0), None, "{work:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_just_moved_stays_and_its_work_counts() {
+        assert_eq!(choose(&[50, 30, 20], &[false, true, true], 1000, 0), Some(1));
+        assert_eq!(choose(&[95, 5], &[false, true], 1000, 0), None);
+        assert_eq!(choose(&[50, 50], &[false, false], 1000, 0), None);
     }
 }

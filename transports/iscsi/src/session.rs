@@ -74,8 +74,10 @@ pub struct Session {
     pub counters: SessionCounters,
     /// It has come from another core, and core 0 has not yet said that it knows.
     pub unplaced: bool,
-    /// When it came from another core last.
+    /// When it came from another core last, or was to go to one.
     pub moved_at: Option<Tick>,
+    /// What it had done when this core last looked ([`SessionCounters::work`]).
+    pub noted: u64,
     heads: [Option<Key<Task>>; BUCKETS],
 }
 
@@ -116,6 +118,13 @@ pub struct SessionCounters {
     pub rejects: u64,
     /// Data digests that were wrong.
     pub digest_errors: u64,
+}
+
+impl SessionCounters {
+    /// How much work all of it was, about: 16 KiB of payload cost as much as a command.
+    pub fn work(&self) -> u64 {
+        self.commands.saturating_add(self.write_bytes.saturating_add(self.read_bytes) >> 14)
+    }
 }
 
 /// What a command number means.
@@ -160,6 +169,7 @@ impl Session {
             counters: SessionCounters::default(),
             unplaced: false,
             moved_at: None,
+            noted: 0,
             heads: [None; BUCKETS],
         }
     }
