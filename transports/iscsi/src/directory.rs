@@ -198,10 +198,13 @@ impl Directory {
     }
 
     fn drop_target(&mut self, target: u32, send: &mut dyn FnMut(CoreId, ConnMsg)) {
-        for (&tsih, entry) in &self.sessions {
-            if entry.key.as_ref().is_some_and(|key| key.target == target) {
-                send(entry.core, ConnMsg::Drop { tsih });
-            }
+        let of_target = |entry: &Entry| entry.key.as_ref().is_some_and(|key| key.target == target);
+        let found = self.sessions.iter().filter(|(_, entry)| of_target(entry));
+        let mut found: Vec<(u16, CoreId)> = found.map(|(tsih, entry)| (*tsih, entry.core)).collect();
+        // In the same order whatever the table's is: a simulation is to be the same each time.
+        found.sort_unstable();
+        for (tsih, core) in found {
+            send(core, ConnMsg::Drop { tsih });
         }
     }
 
