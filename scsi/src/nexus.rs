@@ -367,8 +367,13 @@ impl Engine {
         self.nexuses[usize::from(nexus)].stats.add_moved(&moved);
         self.lu_mut(lu).stats.add_moved(&moved);
         let Nexus { name, elsewhere, .. } = &self.nexuses[usize::from(nexus)];
-        if !elsewhere && self.lu(lu).policy.reserve.legacy_holder() == Some(name) {
-            // Its LUN is mapped no longer: it could never RELEASE.
+        let sees_it_again = self.lu(lu).itls.iter().any(|&other| {
+            let other = &self.itls[usize::from(other)];
+            other.up && !other.gone && other.nexus == nexus
+        });
+        if !elsewhere && !sees_it_again && self.lu(lu).policy.reserve.legacy_holder() == Some(name) {
+            // Its LUN is mapped no longer: it could never RELEASE. Where it has been mapped again meanwhile, the reservation may
+            // be one that was taken, or found still in force, since.
             let who = name.clone();
             self.tell_nexus_lost(lu, who);
         }

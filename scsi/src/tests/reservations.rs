@@ -129,6 +129,35 @@ fn reserve_ends_when_its_lun_is_mapped_no_longer() {
     w.assert_quiet();
 }
 
+/// The last task of before takes the old I_T_L nexus along, and must not take what the new one has.
+#[test]
+fn reserve_by_a_lun_that_is_mapped_again_outlives_the_tasks_of_before() {
+    for reserves_first in [false, true] {
+        let (mut w, a, b) = two_cores();
+        let reserve = [0x16, 0, 0, 0, 0, 0];
+        if reserves_first {
+            assert_eq!(w.ask(a, &reserve, 0, &[]).status, Status::Good);
+        }
+        w.send(a, &write(0, 1), 0, &blocks(1, 1));
+        w.run_but(|e| matches!(e, Event::Io(..)));
+        w.engine(0).set_lun_map(1, &[]);
+        w.engine(0).set_lun_map(1, &[(0, LU, false)]);
+        w.drain(0);
+        let tell = w.send(a, &TUR, 0, &[]);
+        w.run_but(|e| matches!(e, Event::Io(..)));
+        assert!(w.cmds[tell].answer.is_some(), "what changed is told");
+        let taken = w.send(a, &reserve, 0, &[]);
+        w.run_but(|e| matches!(e, Event::Io(..)));
+        assert_eq!(w.cmds[taken].answer.as_ref().unwrap().status, Status::Good);
+        // The write of before ends.
+        w.run();
+        assert_eq!(w.ask(b, &write(0, 1), 0, &blocks(7, 1)).status, Status::ReservationConflict);
+        assert_eq!(w.ask(a, &[0x17, 0, 0, 0, 0, 0], 0, &[]).status, Status::Good);
+        assert_eq!(w.ask(b, &write(0, 1), 0, &blocks(7, 1)).status, Status::Good);
+        w.assert_quiet();
+    }
+}
+
 /// A nexus on core 1, which left the unit and asks to come back; `Joined` is on its way. Its unit attention is taken.
 fn comes_back(w: &mut World, gone: NexusId) -> NexusId {
     w.lose(gone);

@@ -34,6 +34,8 @@ pub struct Unit {
     pub flush_begun: Moment,
     /// It was removed or resized meanwhile: refusals prove nothing.
     pub unsettled: bool,
+    /// How often it went out of the map and came back: out of it where odd.
+    pub mapped: u32,
 }
 
 /// All memories.

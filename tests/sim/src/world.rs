@@ -135,6 +135,7 @@ impl World {
             flush_owed: 0,
             flush_begun: 0,
             unsettled: false,
+            mapped: 0,
         });
         let judge = SharedJudge::new(units.collect());
         for (n, disk) in disks.iter().enumerate() {

@@ -98,6 +98,8 @@ struct PendingTmf {
     sweeps: Vec<(usize, usize)>,
     /// What it does to the reservation of the first unit.
     change: Option<Change>,
+    /// How that one was mapped then.
+    mapped: u32,
 }
 
 impl PendingTmf {

@@ -412,10 +412,13 @@ impl Actor {
             u.sweeps.push(Sweep { by: self.port, sent: moment, answered: None, preempts: false });
             sweeps.push((unit, u.sweeps.len() - 1));
         }
-        // An SPC-2 reservation ends somewhere on the way.
+        // An SPC-2 reservation ends somewhere on the way. A reset of the target does not reach a unit that it does not show.
+        let mapped = judge.units[0].mapped;
         let change = match function {
             TmfFunction::LogicalUnitReset if unit == 0 => Some(Change::Reset),
-            TmfFunction::TargetWarmReset | TmfFunction::TargetColdReset => Some(Change::Reset),
+            TmfFunction::TargetWarmReset | TmfFunction::TargetColdReset if mapped.is_multiple_of(2) => {
+                Some(Change::Reset)
+            }
             TmfFunction::ItNexusReset => Some(Change::NexusLost),
             _ => None,
         };
@@ -425,7 +428,7 @@ impl Actor {
         }
         judge.count(&format!("{function:?}"));
         drop(judge);
-        self.tmfs.insert(itt, PendingTmf { function, unit, referenced, sent: now, sweeps, change });
+        self.tmfs.insert(itt, PendingTmf { function, unit, referenced, sent: now, sweeps, change, mapped });
     }
 
     // ---- trouble

@@ -194,7 +194,9 @@ impl Actor {
         };
         trace!("port {}: {:?} {itt:#x} {result:?}, ended {ended:x?}", self.port, tmf.function);
         self.judge.lock().count(&format!("{:?} {result:?}", tmf.function));
-        let answer = if result == TmfResult::Complete { Answer::Good } else { Answer::Unknown };
+        // What happened to a unit that went out of the map meanwhile is not known.
+        let known = result == TmfResult::Complete && self.judge.lock().units[0].mapped == tmf.mapped;
+        let answer = if known { Answer::Good } else { Answer::Unknown };
         self.close_sweeps(&tmf.sweeps, tmf.change, answer);
         for itt in ended {
             if let Some(pending) = self.pending.remove(itt) {

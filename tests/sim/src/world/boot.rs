@@ -132,6 +132,7 @@ impl World {
             2 => {
                 trace!("control: unit {unit} is taken out of the map");
                 self.hidden = Some(unit);
+                self.judge.lock().units[unit].mapped += 1;
                 self.show_units(Some(unit));
             }
             _ => {
@@ -227,6 +228,7 @@ impl World {
         self.show_units(None);
         let mut judge = self.judge.lock();
         let moment = judge.tick();
+        judge.units[unit].mapped += 1;
         for sweep in judge.units[unit].sweeps.iter_mut().filter(|s| s.by == usize::MAX) {
             sweep.answered.get_or_insert(moment);
         }
