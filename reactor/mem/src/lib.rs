@@ -23,6 +23,7 @@
 //! | [`sgv_ref`] | shares of one vector, counted within one connection |
 //! | [`pool`] | ready-made vectors of one core, shares, statistics |
 //! | [`page_table`], [`lend`] | pages of a RAM disk, exchanged and lent without copying |
+//! | [`fetch_head`] | hints to the processor |
 //! | [`slab`], [`list`] | fixed tables with keys that age, and lists through their rows |
 //!
 //! **Old bytes.** A vector may still hold what another tenant wrote. Send only what the backend wrote during
@@ -30,6 +31,7 @@
 //! find what was sent by mistake.
 
 pub mod arena;
+mod fetch;
 #[cfg(miri)]
 mod heap;
 mod home;
@@ -44,6 +46,7 @@ pub mod sgv_ref;
 pub mod slab;
 
 pub use arena::{Arena, ArenaConfig, ArenaError, ArenaFull, ArenaReport, PageSet, RegionInfo};
+pub use fetch::fetch_head;
 pub use lend::{LenderId, StillLent};
 pub use list::{Link, Linked, List};
 pub use page_table::{Busy, PageTable};

@@ -26,24 +26,9 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::PAGE_BYTES;
 use crate::arena::{Arena, ArenaFull};
+use crate::fetch::{LINE_BYTES, fetch};
 use crate::page_entry::{AtomicI64, Detached, Entry, Pages, View, release};
 use crate::sgv::{Kind, Seg, Sgv};
-
-/// What processors bring into their caches at a time.
-const LINE_BYTES: usize = 64;
-
-/// Brings the line with this address into the cache, or does nothing.
-#[inline]
-fn fetch(line: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which reads and writes nothing and cannot fault, whatever the address is.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
-}
 
 /// No spare page: readers hold them all. The first `done` bytes were taken; try the rest later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

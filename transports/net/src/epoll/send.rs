@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use spindle_ffi_os::socket::tcp_path;
-use spindle_mem::SgvRef;
+use spindle_mem::{SgvRef, fetch_head};
 
 use super::EpollNet;
 use crate::net::{Body, CloseReason, ConnId, NetEvent};
@@ -21,6 +21,9 @@ use crate::net::{Body, CloseReason, ConnId, NetEvent};
 const SLICES_MAX: usize = 1_024;
 /// Header bytes kept in place: a BHS with its digest. Longer ones (text, sense) go to the heap; they are rare.
 const HEAD_INLINE: usize = 56;
+/// A PDU as long as this is sent by itself, so that nobody has announced its pages: each one's head is fetched while those
+/// before it are copied.
+const LARGE_BYTES: usize = 16 * 1024;
 /// Early sends until the MSS is looked up again: it grows with the peer's window, and paths change.
 const LOOK_EVERY: u32 = 1_024;
 
@@ -118,6 +121,7 @@ impl SendQueue {
     fn slices<'a>(&'a self, mut bytes_max: usize, out: &mut ArrayVec<IoSlice<'a>, SLICES_MAX>) {
         let mut skip = self.sent;
         for item in &self.items {
+            let is_large = item.len() >= LARGE_BYTES;
             let body = item.body.as_ref().map(|(sgv, range)| sgv.slices(range.clone()));
             let parts = std::iter::once(item.head.bytes())
                 .chain(body.into_iter().flatten())
@@ -129,6 +133,9 @@ impl SendQueue {
                 }
                 let part = &part[skip..];
                 let part = &part[..part.len().min(bytes_max)];
+                if is_large {
+                    fetch_head(part);
+                }
                 if part.is_empty() || out.try_push(IoSlice::new(part)).is_err() {
                     return;
                 }
