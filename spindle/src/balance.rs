@@ -7,7 +7,7 @@
 //! than a quarter of both. Below three quarters a core answers at once; from a quarter on, the other would be near
 //! three quarters itself with half of the work. Twice in a row, so that a short burst moves nobody.
 //!
-//! **Which.** The one after whose move the busier of the two is least busy ([`choose`]), if that is less by an eighth at
+//! **Which.** The one after whose move the busier of the two is least busy, if that is less by an eighth at
 //! least. So the only busy session of a core never moves: its work would be the same elsewhere. After a move the core
 //! looks twice anew, and the session stays where it is for ten seconds (`IscsiTransport::shed`): it cannot go to and fro.
 

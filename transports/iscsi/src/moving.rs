@@ -13,7 +13,7 @@
 //!     ◄──────────────────────────────────────────────────────────────────── Known  to both
 //! ```
 //!
-//! The old core gives up after [`TIME_MS`], or when anything happens to the session, and reads on (`Withdrawn`). Until it
+//! The old core gives up after 200 ms, or when anything happens to the session, and reads on (`Withdrawn`). Until it
 //! hands over, the session is its own in every respect; from then on, in the same turn, it is the new one's. A session
 //! moves on only when core 0 knows where it is, so that what core 0 hears of it comes in order.
 
