@@ -39,6 +39,7 @@ UNSEEN = {
     "status-after-abort": "the transport has forgotten the task by then and has no number to send a status with",
     "reservation-published-late": "the news lies in the other core's mailbox before the answer leaves: the gap is shorter "
     "than any path through two initiators",
+    "attentions-left-behind": "no scenario moves a session that has something to be told: `ci/e2e/moves.py` does",
     "stale-ttt": "an initiator that keeps to the standard never uses a tag of a transfer that has ended",
 }
 
