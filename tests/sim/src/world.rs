@@ -294,6 +294,7 @@ impl World {
             unit.reserve = Model::of(self.plan.reserving);
             unit.sweeps.clear();
             unit.flush_owed = 0;
+            unit.mapped = unit.mapped.next_multiple_of(2);
         }
         judge.count("power cuts");
         drop(judge);

@@ -93,6 +93,9 @@ impl World {
             .filter(|n| Some(*n) != hidden)
             .map(|n| (n as u32, LuId(n as u32), false))
             .collect();
+        for (n, unit) in self.judge.lock().units.iter_mut().enumerate() {
+            unit.mapped += u32::from(unit.mapped.is_multiple_of(2) == (Some(n) == hidden));
+        }
         for core in &mut self.cores {
             core.core.engine.set_lun_map(MAP, &luns);
             core.turn_at.get_or_insert(self.now);
@@ -132,7 +135,6 @@ impl World {
             2 => {
                 trace!("control: unit {unit} is taken out of the map");
                 self.hidden = Some(unit);
-                self.judge.lock().units[unit].mapped += 1;
                 self.show_units(Some(unit));
             }
             _ => {
@@ -228,7 +230,6 @@ impl World {
         self.show_units(None);
         let mut judge = self.judge.lock();
         let moment = judge.tick();
-        judge.units[unit].mapped += 1;
         for sweep in judge.units[unit].sweeps.iter_mut().filter(|s| s.by == usize::MAX) {
             sweep.answered.get_or_insert(moment);
         }
