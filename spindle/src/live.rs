@@ -480,7 +480,7 @@ fn channel_pair() -> (Sender<CoreId>, Receiver<CoreId>) {
     channel()
 }
 
-fn session_rows(s: &spindle_iscsi::transport::SessionInfo) -> Vec<Value> {
+fn session_rows(s: &spindle_iscsi::info::SessionInfo) -> Vec<Value> {
     s.connections
         .iter()
         .map(|c| {

@@ -42,6 +42,7 @@ mod data_out;
 pub mod digest;
 pub mod directory;
 pub mod discovery;
+pub mod info;
 mod like;
 pub mod login;
 pub mod moving;
