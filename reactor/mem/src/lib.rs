@@ -23,7 +23,7 @@
 //! | [`sgv_ref`] | shares of one vector, counted within one connection |
 //! | [`pool`] | ready-made vectors of one core, shares, statistics |
 //! | [`page_table`], [`lend`] | pages of a RAM disk, exchanged and lent without copying |
-//! | [`fetch_head`] | hints to the processor |
+//! | [`fetch_page`] | hints to the processor |
 //! | [`slab`], [`list`] | fixed tables with keys that age, and lists through their rows |
 //!
 //! **Old bytes.** A vector may still hold what another tenant wrote. Send only what the backend wrote during
@@ -46,7 +46,7 @@ pub mod sgv_ref;
 pub mod slab;
 
 pub use arena::{Arena, ArenaConfig, ArenaError, ArenaFull, ArenaReport, PageSet, RegionInfo};
-pub use fetch::fetch_head;
+pub use fetch::fetch_page;
 pub use lend::{LenderId, StillLent};
 pub use list::{Link, Linked, List};
 pub use page_table::{Busy, PageTable};

@@ -26,7 +26,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::PAGE_BYTES;
 use crate::arena::{Arena, ArenaFull};
-use crate::fetch::{LINE_BYTES, fetch};
+use crate::fetch::{fetch, fetch_lines};
 use crate::page_entry::{AtomicI64, Detached, Entry, Pages, View, release};
 use crate::sgv::{Kind, Seg, Sgv};
 
@@ -166,9 +166,7 @@ impl PageTable {
         };
         let from = (offset % PAGE) as usize;
         let page = self.arena.page(page).as_ptr();
-        for at in (from..PAGE_BYTES.min(from + len as usize)).step_by(LINE_BYTES) {
-            fetch(page.wrapping_add(at));
-        }
+        fetch_lines(page.wrapping_add(from), (PAGE_BYTES - from).min(len as usize));
     }
 
     /// Appends the pages of `len` bytes at `offset` to `segs`, each counted until [`PageTable::release`].
@@ -176,7 +174,11 @@ impl PageTable {
         self.check(offset, u64::from(len));
         for part in parts(offset, u64::from(len)) {
             let seg = match self.entry(part.page).lend(self, self.fold_at) {
-                View::Page(page) => Seg { cookie: Seg::COUNTED, ..self.arena.seg(page) },
+                View::Page(page) => {
+                    // It will be needed when the reader has done.
+                    fetch(std::ptr::from_ref(self.arena.count(page)).cast());
+                    Seg { cookie: Seg::COUNTED, ..self.arena.seg(page) }
+                }
                 View::Hole(_) => self.zeroes,
             };
             // SAFETY: `from` lies below the page's size.

@@ -205,17 +205,6 @@ impl<N: Net> IscsiTransport<N> {
             cdb,
             expected,
         };
-        // On a plain connection that was asked before, of the usual command.
-        if !c.write
-            && !conn.is_plain()
-            && let Some(buf) = mid.read_at_once(&command)
-        {
-            if let Some(session) = self.sessions.get_mut(session_key) {
-                session.counters.commands += 1;
-            }
-            self.serve(conn, session_key, c.itt, buf, mid);
-            return Plan::DROP;
-        }
         if self.tasks.is_full() {
             self.make_room();
         }

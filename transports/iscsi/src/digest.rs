@@ -3,6 +3,7 @@
 use crc_fast::{CrcAlgorithm, Digest};
 
 /// A digest that grows with the slices it is shown.
+#[derive(Clone)]
 pub struct Crc32c(Digest);
 
 impl Default for Crc32c {

@@ -1,13 +1,13 @@
 //! READ and WRITE as nearly all are, from PDU to PDU in a straight line.
 //!
-//! On a connection in full feature phase without digests, a command that is next in order, complete in its header and
-//! its immediate data, is read where it lies among the staged bytes. If the mid-level can serve it at once
+//! On a connection in full feature phase, a command that is next in order, complete in its header and its immediate data,
+//! is read where it lies among the staged bytes. If the mid-level can serve it at once
 //! ([`Mid::read_at_once`], [`Mid::received_at_once`]), its answer is queued before the next header is looked at, and no
 //! row of the task table was ever taken; a row is made only for what goes on later. Each function here recognises its
 //! case before it changes anything and otherwise leaves all as it was to the general way ([`crate::rx`],
 //! [`crate::command`]), where whatever is rare is written, once.
 
-use spindle_iscsi_wire::bhs::{self, Digests};
+use spindle_iscsi_wire::bhs;
 use spindle_iscsi_wire::{
     BHS_LEN, Bhs, DataIn, DataInStatus, Itt, Residual, ScsiCommand, ScsiResponse, SerialNumber,
     ServiceResponse, Ttt,
@@ -18,14 +18,15 @@ use spindle_scsi_port::{Admit, Command, Expected, Mid, NexusId, Outcome, TaskAtt
 use spindle_scsi_spec::{Lun, Status};
 
 use crate::conn::{Conn, ConnState, Rx, Segment, Sink};
+use crate::digest::{self, Crc32c};
 use crate::session::Session;
 use crate::task::{Phase, Task};
 use crate::transport::IscsiTransport;
 
-/// Where the header of the command after so many others is likely to be.
-const FAR: usize = 5 * BHS_LEN;
-/// And of the one that is nearly there: between the two lies time for a line to come from far memory.
-const NEAR: usize = 2 * BHS_LEN;
+/// The command after so many others is looked at.
+const FAR: u32 = 5;
+/// And the one that is nearly there: between the two lies time for a line to come from far memory.
+const NEAR: u32 = 2;
 
 impl<N: Net> IscsiTransport<N> {
     /// Takes the PDU that begins with the staged bytes. `None`: it is not as usual, or not there yet, and nothing has
@@ -39,7 +40,10 @@ impl<N: Net> IscsiTransport<N> {
             [0x01, 0xA0 | 0xA1] => true,
             _ => return None,
         };
-        let session_key = conn.session.filter(|_| conn.is_plain())?;
+        if !matches!(conn.state, ConnState::Full) || conn.logout.is_some() {
+            return None;
+        }
+        let session_key = conn.session?;
         let session = self.sessions.get(session_key)?;
         let (itt, edtl) = (bhs::itt(header), bhs::be32(header, 20));
         // TotalAHSLength is nought, and DataSegmentLength all or nothing.
@@ -47,7 +51,7 @@ impl<N: Net> IscsiTransport<N> {
             && session.is_next(SerialNumber(bhs::be32(header, 24)))
             && itt != Itt::RESERVED
             && session.find(&self.tasks, itt).is_none();
-        if !usual {
+        if !usual || conn.digests.header && !self.header_is_sound(conn, header) {
             return None;
         }
         let mut command = Command {
@@ -60,7 +64,7 @@ impl<N: Net> IscsiTransport<N> {
             expected: Expected { read: edtl, write: 0, unsolicited: 0 },
         };
         if mid.looks_ahead() {
-            self.look_ahead(conn, command.nexus, mid);
+            self.look_ahead(conn, command.nexus, if writes { edtl } else { 0 }, mid);
         }
         if !writes && let Some(buf) = mid.read_at_once(&command) {
             self.begun(conn, session_key, 0, mid);
@@ -97,14 +101,22 @@ impl<N: Net> IscsiTransport<N> {
     /// READs and like WRITEs come in batches: what lies behind this command is told to the mid-level before its turn. A guess
     /// at where headers are, which costs nothing but time where it is wrong.
     #[inline]
-    fn look_ahead<M: Mid>(&self, conn: &Conn, nexus: NexusId, mid: &M) {
-        for (at, near) in [(FAR, false), (NEAR, true)] {
-            let Some(header) = self.net.glance(conn.id, at).first_chunk::<48>() else { continue };
+    fn look_ahead<M: Mid>(&self, conn: &Conn, nexus: NexusId, written: u32, mid: &M) {
+        // Data that was received ahead does not lie among the headers.
+        let step = conn.header_bytes() + if written > 0 { conn.tail_bytes(written) } else { 0 };
+        for (n, near) in [(FAR, false), (NEAR, true)] {
+            let glance = self.net.glance(conn.id, (n * step) as usize);
+            let Some(header) = glance.first_chunk::<48>() else { continue };
             if let ([0x01, 0xC0 | 0xC1 | 0xA0 | 0xA1], Some(cdb)) = (&header[..2], header[32..].first_chunk())
             {
                 mid.soon(nexus, Lun::from_bytes(bhs::lun(header)), cdb, near);
             }
         }
+    }
+
+    /// Is the digest of the header at the head of the staged bytes there, and right?
+    fn header_is_sound(&self, conn: &Conn, header: &Bhs) -> bool {
+        self.net.bytes(conn.id)[BHS_LEN..].starts_with(&digest::of_header(header))
     }
 
     /// The command at the head of the staged bytes is taken; `len` bytes of data follow its header.
@@ -115,7 +127,7 @@ impl<N: Net> IscsiTransport<N> {
             conn.acknowledged(SerialNumber(bhs::be32(header, 28)));
             conn.passed(len, bhs::be32(header, 20));
         }
-        self.net.consume(conn.id, 48);
+        self.net.consume(conn.id, conn.header_bytes());
         conn.needed = 0;
         conn.heard = self.now;
         if let Some(session) = self.sessions.get_mut(session) {
@@ -181,20 +193,33 @@ impl<N: Net> IscsiTransport<N> {
     ) -> bool {
         let len = buf.len();
         self.lend_like(conn, &buf, mid);
+        let digest = conn.digests.data;
+        let crc = digest.then(Crc32c::new);
         let Some(buf) = self.net.land(conn.id, buf, 0..len) else {
             let task = self.late(conn, session, key, id);
             (task.phase, task.landing) = (Phase::Receiving, true);
             (task.wanted, task.unsolicited_max) = (len, len);
-            conn.rx = Rx::Segment(Segment {
-                sink: Sink::Land(0, len),
-                task: Some(key),
-                left: len,
-                pad: 0,
-                digest: false,
-                crc: None,
-            });
+            let sink = Sink::Land(0, len);
+            conn.rx = Rx::Segment(Segment { sink, task: Some(key), left: len, pad: 0, digest, crc });
             return false;
         };
+        if let Some(mut crc) = crc {
+            for slice in buf.slices(0..len) {
+                crc.update(slice);
+            }
+            let sound = crc.clone().finish();
+            if !self.net.bytes(conn.id).starts_with(&sound) {
+                // It is not there yet, or it is wrong: looked at once more in the general way, where both are at home.
+                let task = self.late(conn, session, key, id);
+                (task.phase, task.buf) = (Phase::Receiving, Some(buf));
+                (task.wanted, task.unsolicited_max) = (len, len);
+                let sink = Sink::Drop;
+                let crc = Some(crc);
+                conn.rx = Rx::Segment(Segment { sink, task: Some(key), left: 0, pad: 0, digest, crc });
+                return true;
+            }
+            self.net.consume(conn.id, sound.len() as u32);
+        }
         if let Some(session) = self.sessions.get_mut(session) {
             session.counters.write_bytes += u64::from(len);
         }
@@ -225,7 +250,7 @@ impl<N: Net> IscsiTransport<N> {
             max_cmd_sn: session.max_cmd_sn(),
             exp_data_sn: SerialNumber::ZERO,
         };
-        self.send_header(conn.id, Digests::default(), &pdu.to_bhs());
+        self.send_header(conn.id, conn.digests, &pdu.to_bhs());
     }
 
     /// A row for a command that goes on later: its header was read last, `key` is the row's name.
@@ -263,7 +288,7 @@ impl<N: Net> IscsiTransport<N> {
         let Ok(c) = ScsiCommand::parse(&conn.bhs) else { return false };
         conn.acknowledged(c.exp_stat_sn);
         conn.ahs.clear();
-        self.net.consume(conn.id, 48);
+        self.net.consume(conn.id, conn.header_bytes());
         conn.needed = 0;
         conn.heard = self.now;
         if let Some(session) = self.sessions.get_mut(session_key) {
@@ -274,13 +299,5 @@ impl<N: Net> IscsiTransport<N> {
             None => self.no_room(conn, &c),
         };
         self.segment_follows(conn, plan, mid)
-    }
-}
-
-impl Conn {
-    /// In full feature phase, and nothing is special about its PDUs.
-    #[inline]
-    pub(crate) fn is_plain(&self) -> bool {
-        matches!(self.state, ConnState::Full) && self.logout.is_none() && self.digests == Digests::default()
     }
 }

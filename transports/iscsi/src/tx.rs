@@ -8,7 +8,7 @@ use spindle_iscsi_wire::{
     AsyncEvent, AsyncMessage, Bhs, Isid, Itt, LoginResponse, LoginStatus, Reject, RejectReason, SerialNumber,
     Stage,
 };
-use spindle_mem::SgvRef;
+use spindle_mem::{SgvRef, fetch_page};
 use spindle_net::{ConnId, Net};
 
 use crate::conn::{Conn, ConnState};
@@ -90,7 +90,11 @@ impl<N: Net> IscsiTransport<N> {
         let mut tail_len = pad;
         if digests.data {
             let mut crc = Crc32c::new();
+            let mut next = body.slices(range.clone()).skip(1);
             for slice in body.slices(range.clone()) {
+                if let Some(next) = next.next() {
+                    fetch_page(next);
+                }
                 crc.update(slice);
             }
             crc.update(&tail[..pad]);

@@ -2,8 +2,8 @@
 
 mod support;
 
-use spindle_iscsi_wire::{Bhs, Itt, TargetPdu, TaskAttribute};
-use support::{Host, Pdu, World, config};
+use spindle_iscsi_wire::{Itt, TargetPdu, TaskAttribute};
+use support::{Host, Pdu, World, config, emit};
 
 /// What an initiator learns of a command.
 #[derive(PartialEq, Debug)]
@@ -119,20 +119,45 @@ fn a_read_with_the_tag_of_a_command_under_way_is_refused() {
 /// Half a header, half a page: nothing of a command is taken before all that decides is there.
 #[test]
 fn a_write_that_comes_byte_by_byte_is_served_when_its_last_byte_is_there() {
-    let mut w = World::plain();
-    let mut h = Host::login(&mut w, 1, &[]);
-    let mut c = h.write10(8, 8);
-    c.data_len = 4096;
-    let header: Bhs = c.to_bhs();
-    let bytes: Vec<u8> = header.iter().copied().chain([0xA5; 4096]).collect();
-    for (n, byte) in bytes.iter().enumerate() {
-        assert!(h.sent(&mut w).is_empty(), "an answer after {n} bytes");
-        w.write(h.conn, &[*byte]);
-        w.turns(1);
+    for keys in [&[][..], &["HeaderDigest=CRC32C"], &["DataDigest=CRC32C"]] {
+        let mut w = World::plain();
+        let mut h = Host::login(&mut w, 1, keys);
+        let mut c = h.write10(8, 8);
+        c.data_len = 4096;
+        let bytes = emit(&c.to_bhs(), &[0xA5; 4096], h.digests);
+        for (n, byte) in bytes.iter().enumerate() {
+            assert!(h.sent(&mut w).is_empty(), "an answer after {n} bytes");
+            w.write(h.conn, &[*byte]);
+            w.turns(1);
+        }
+        w.run();
+        let all = learned(&h.sent(&mut w));
+        assert_eq!((all.len(), all[0].itt, all[0].status), (1, c.itt, 0));
+        assert_eq!(w.mid.disk[4096..8192], [0xA5; 4096]);
+        w.check_quiet();
     }
-    w.run();
-    let all = learned(&h.sent(&mut w));
-    assert_eq!((all.len(), all[0].itt, all[0].status), (1, c.itt, 0));
-    assert_eq!(w.mid.disk[4096..8192], [0xA5; 4096]);
+}
+
+/// Whole, at once, and wrong: nothing of it is stored, and the next write is served as if nothing had been.
+#[test]
+fn a_write_with_a_wrong_data_digest_is_not_served_at_once() {
+    let mut w = World::plain();
+    let mut h = Host::login(&mut w, 1, &["HeaderDigest=CRC32C", "DataDigest=CRC32C"]);
+    let mut all = Vec::new();
+    for (n, wrong) in [false, true, false].into_iter().enumerate() {
+        let mut c = h.write10(8 * n as u32, 8);
+        c.data_len = 4096;
+        let mut bytes = emit(&c.to_bhs(), &[0xA5; 4096], h.digests);
+        let last = bytes.len() - 1;
+        bytes[last] ^= u8::from(wrong);
+        w.write(h.conn, &bytes);
+        w.run();
+        all.extend(h.sent(&mut w));
+    }
+    let rejects = all.extract_if(.., |p| matches!(p.parse(), TargetPdu::Reject(_))).count();
+    let statuses: Vec<u8> = learned(&all).iter().map(|l| l.status).collect();
+    assert_eq!((rejects, statuses), (1, vec![0, 2, 0]));
+    assert!(w.mid.disk[4096..8192].iter().all(|b| *b == 0), "what was damaged was stored");
+    assert_eq!((w.mid.disk[0], w.mid.disk[8192]), (0xA5, 0xA5));
     w.check_quiet();
 }

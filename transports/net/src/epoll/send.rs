@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use spindle_ffi_os::socket::tcp_path;
-use spindle_mem::{SgvRef, fetch_head};
+use spindle_mem::{SgvRef, fetch_page};
 
 use super::EpollNet;
 use crate::net::{Body, CloseReason, ConnId, NetEvent};
@@ -21,8 +21,8 @@ use crate::net::{Body, CloseReason, ConnId, NetEvent};
 const SLICES_MAX: usize = 1_024;
 /// Header bytes kept in place: a BHS with its digest. Longer ones (text, sense) go to the heap; they are rare.
 const HEAD_INLINE: usize = 56;
-/// A PDU as long as this is sent by itself, so that nobody has announced its pages: each one's head is fetched while those
-/// before it are copied.
+/// A PDU as long as this is sent by itself, so that nobody has announced its pages: they are fetched while those before
+/// them are copied.
 const LARGE_BYTES: usize = 16 * 1024;
 /// Early sends until the MSS is looked up again: it grows with the peer's window, and paths change.
 const LOOK_EVERY: u32 = 1_024;
@@ -121,7 +121,9 @@ impl SendQueue {
     fn slices<'a>(&'a self, mut bytes_max: usize, out: &mut ArrayVec<IoSlice<'a>, SLICES_MAX>) {
         let mut skip = self.sent;
         for item in &self.items {
-            let is_large = item.len() >= LARGE_BYTES;
+            // Whoever made a digest has just read all of it.
+            let is_cold = item.len() >= LARGE_BYTES && item.tail.is_empty();
+            let mut fetched = std::ptr::null();
             let body = item.body.as_ref().map(|(sgv, range)| sgv.slices(range.clone()));
             let parts = std::iter::once(item.head.bytes())
                 .chain(body.into_iter().flatten())
@@ -133,8 +135,10 @@ impl SendQueue {
                 }
                 let part = &part[skip..];
                 let part = &part[..part.len().min(bytes_max)];
-                if is_large {
-                    fetch_head(part);
+                // Holes are one page, time and again.
+                if is_cold && part.as_ptr() != fetched {
+                    fetched = part.as_ptr();
+                    fetch_page(part);
                 }
                 if part.is_empty() || out.try_push(IoSlice::new(part)).is_err() {
                     return;
