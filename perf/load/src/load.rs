@@ -208,6 +208,8 @@ impl Thread<'_> {
     }
 
     fn drive(&self, all: &mut Connections) -> Result<Share> {
+        // Asked for before the first command, as the answer takes its time.
+        let preempted_before = preemptions();
         let zero = monotonic_ns();
         let mut feed = self.feed(zero);
         let warmup = if self.work.ops.is_some() { 0 } else { self.work.warmup.as_nanos() as u64 };
@@ -215,14 +217,13 @@ impl Thread<'_> {
         let end = begin + self.work.time.as_nanos() as u64;
         let (mut phase, mut began, mut ended) = (Phase::WarmUp, begin, end);
         let (mut last_heard, mut last_idle) = (zero, zero);
-        let (mut preempted_before, mut unsent, mut rotation) = (0, 0, 0usize);
+        let (mut unsent, mut rotation) = (0, 0usize);
         loop {
             let now = monotonic_ns();
             match phase {
                 Phase::WarmUp if now >= begin => {
                     began = now;
                     all.conns.iter_mut().for_each(|(_, conn)| conn.count());
-                    preempted_before = preemptions();
                     phase = Phase::Counting;
                 }
                 Phase::Counting if now >= end || feed.is_exhausted() => {

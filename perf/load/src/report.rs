@@ -57,6 +57,15 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// Nothing yet, with its memory there: to begin to count must not take a moment of what is counted. (Page faults of
+    /// two histograms take 0.3 ms, in which an open loop falls behind by a hundred commands.)
+    pub fn touched() -> Self {
+        let mut stats = Self { counting: true, ..Self::default() };
+        stats.read.reset();
+        stats.write.reset();
+        stats
+    }
+
     /// Takes over another thread's.
     pub fn add(&mut self, other: &Self) {
         self.read.add(&other.read).expect("all histograms have the same bounds");

@@ -54,6 +54,8 @@ pub struct Conn {
     stream: TcpStream,
     rx: Rx,
     state: Protocol,
+    /// Statistics that take the place of the state's when counting begins.
+    spare: Stats,
 }
 
 /// Everything but the socket and its buffer.
@@ -182,7 +184,8 @@ impl Conn {
             extra: Vec::new(),
         };
         let receive_bytes = if active { work.receive_bytes as usize } else { 2048 };
-        Ok(Self { stream: from.stream, rx: Rx::new(receive_bytes, digests), state })
+        let spare = if active { Stats::touched() } else { Stats::default() };
+        Ok(Self { stream: from.stream, rx: Rx::new(receive_bytes, digests), state, spare })
     }
 
     /// One pass. `now` is the time at its beginning; returns whether anything came in.
@@ -216,9 +219,9 @@ impl Conn {
         self.state.tasks.len() - self.state.free.len()
     }
 
-    /// Begins to count.
+    /// Begins to count, once.
     pub fn count(&mut self) {
-        self.state.stats = Stats { counting: true, ..Stats::default() };
+        std::mem::swap(&mut self.state.stats, &mut self.spare);
     }
 
     /// Stops counting.

@@ -31,7 +31,7 @@ pub fn run(shape: &Shape, streams: Vec<TcpStream>, gone: impl Fn() -> bool) -> R
     // A whole number of requests where one send holds several; a long one is sent as it is.
     let out = vec![0x5A; if request < SEND_BYTES { SEND_BYTES / request * request } else { request }];
     let mut buffer = vec![0; RECEIVE_BYTES];
-    let mut stats = Stats::default();
+    let (mut stats, mut counted) = (Stats::default(), Stats::touched());
     let zero = monotonic_ns();
     let new = |stream| Conn {
         stream,
@@ -46,7 +46,7 @@ pub fn run(shape: &Shape, streams: Vec<TcpStream>, gone: impl Fn() -> bool) -> R
     loop {
         let mut now = monotonic_ns();
         if !stats.counting && now >= begin {
-            stats = Stats { counting: true, ..Stats::default() };
+            std::mem::swap(&mut stats, &mut counted);
             began = now;
         }
         if now >= end {
