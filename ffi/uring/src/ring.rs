@@ -170,7 +170,8 @@ impl<P: Payload> Ring<P> {
         self.ring.as_raw_fd()
     }
 
-    /// Queues an operation; hands the payload back when there is no room, or no such file.
+    /// Queues an operation; hands the payload back when there is no room, or no such file. The kernel is told with the
+    /// next kick, or at once if it has little to do: after the first operation, the second, the fourth, and so on.
     pub fn submit(&mut self, file: FileSlot, op: Op, payload: P) -> Result<Token, P> {
         let Some(Some(target)) = self.files.get_mut(file.0 as usize) else { return Err(payload) };
         let Some(slot) = self.free.pop() else { return Err(payload) };
@@ -215,6 +216,11 @@ impl<P: Payload> Ring<P> {
         }
         self.files[file.0 as usize].as_mut().expect("looked up above").users += 1;
         self.in_flight += 1;
+        // As much waits as the kernel has: told now, a device starts on the first while the rest is still being
+        // queued. One that had everything is not told at all before the turn ends.
+        if self.unkicked >= (self.in_flight - self.unkicked).max(1) {
+            self.kick();
+        }
         Ok(Token(slot))
     }
 
@@ -388,6 +394,19 @@ mod tests {
             ring.reap(|_, result, payload| got = Some((result, payload)));
         }
         got.unwrap()
+    }
+
+    #[test]
+    fn a_kernel_with_little_to_do_is_told_before_the_kick() {
+        let Some((mut ring, file, _f)) = ring_and_file(16) else { return };
+        let told = (1..=16).filter(|_| {
+            ring.submit(file, Op::Sync, Bytes(vec![])).ok().unwrap();
+            ring.unkicked == 0
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [1, 2, 4, 8, 16]);
+        while ring.in_flight() > 0 {
+            ring.reap(|_, result, _| assert!(result.is_ok()));
+        }
     }
 
     #[test]
