@@ -91,7 +91,7 @@ impl Engine {
         self.accept(slot, c)
     }
 
-    /// SAM-5 §5.11: a tag that is in use is used again. Nobody knows which command the initiator will mean by it, so
+    /// SAM-5 §5.10: a tag that is in use is used again. Nobody knows which command the initiator will mean by it, so
     /// all that it has here end, and the new one says so.
     #[cold]
     fn overlapped(&mut self, slot: Slot, c: &Command<'_>) -> Admit {
