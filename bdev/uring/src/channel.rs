@@ -37,7 +37,7 @@ impl ChannelSeed for Seed {
         let Seed { shared, file, ring_allowed } = *self;
         let core = UringCore::of(env.shared, ring_allowed);
         let slot = match &core.ring {
-            Some(ring) if ring_allowed => Some(ring.borrow_mut().add_file(file)),
+            Some(ring) if ring_allowed => Some(ring.borrow_mut().add_file(file, shared.eager)),
             _ => None,
         };
         let owner = core.register(shared, slot);

@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     pub file: OwnedFd,
     pub block_bytes: u32,
     pub direct: bool,
+    /// A device that begins to work when it is told of one operation (see [`spindle_ffi_uring::Ring::add_file`]).
+    pub eager: bool,
     /// In a file system that lives in memory: nothing is waited for but, rarely, the host's swap.
     pub in_memory: bool,
     /// Holes can be found.
@@ -175,10 +177,12 @@ impl FileBdev {
             lends: false,
         };
         let in_memory = !is_block && !direct && lives_in_memory(&file);
+        let eager = direct && !is_loop(&file);
         let shared = Shared {
             file: file.into(),
             block_bytes,
             direct,
+            eager,
             in_memory,
             sparse: !is_block,
             seeking: Mutex::new(()),
@@ -476,6 +480,13 @@ fn file_shape(file: &File, path: &Path) -> Result<Shape, OpenError> {
 fn lives_in_memory(file: &File) -> bool {
     // tmpfs and ramfs, as statfs(2) numbers them.
     rustix::fs::fstatfs(file).is_ok_and(|fs| matches!(fs.f_type as u32, 0x0102_1994 | 0x8584_58F6))
+}
+
+/// A loop device hands what it is told to a thread of the kernel, which costs the same for many operations as for one.
+fn is_loop(file: &File) -> bool {
+    const LOOP_MAJOR: u32 = 7; // Documentation/admin-guide/devices.txt
+    file.metadata()
+        .is_ok_and(|m| m.file_type().is_block_device() && rustix::fs::major(m.rdev()) == LOOP_MAJOR)
 }
 
 fn block_shape(file: &File, path: &Path) -> Result<Shape, OpenError> {

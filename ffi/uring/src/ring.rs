@@ -105,6 +105,7 @@ struct Slot<P> {
 struct File {
     fd: OwnedFd,
     users: u32,
+    eager: bool,
 }
 
 impl<P: Payload> Ring<P> {
@@ -133,9 +134,10 @@ impl<P: Payload> Ring<P> {
         })
     }
 
-    /// Lets the ring work on a file.
-    pub fn add_file(&mut self, fd: OwnedFd) -> FileSlot {
-        let file = Some(File { fd, users: 0 });
+    /// Lets the ring work on a file. `eager`: what is behind it begins to work as soon as it is told of one operation, and
+    /// would be idle until the kick.
+    pub fn add_file(&mut self, fd: OwnedFd, eager: bool) -> FileSlot {
+        let file = Some(File { fd, users: 0, eager });
         let at = match self.files.iter().position(Option::is_none) {
             Some(at) => {
                 self.files[at] = file;
@@ -171,7 +173,7 @@ impl<P: Payload> Ring<P> {
     }
 
     /// Queues an operation; hands the payload back when there is no room, or no such file. The kernel is told with the
-    /// next kick, or at once if it has little to do: after the first operation, the second, the fourth, and so on.
+    /// next kick, of an eager file's at once if it has little to do: after the first, the second, the fourth, and so on.
     pub fn submit(&mut self, file: FileSlot, op: Op, payload: P) -> Result<Token, P> {
         let Some(Some(target)) = self.files.get_mut(file.0 as usize) else { return Err(payload) };
         let Some(slot) = self.free.pop() else { return Err(payload) };
@@ -214,11 +216,12 @@ impl<P: Payload> Ring<P> {
             let place = &mut self.slots[slot as usize];
             return Err(place.payload.take().expect("stored just above"));
         }
-        self.files[file.0 as usize].as_mut().expect("looked up above").users += 1;
+        let file = self.files[file.0 as usize].as_mut().expect("looked up above");
+        file.users += 1;
         self.in_flight += 1;
         // As much waits as the kernel has: told now, a device starts on the first while the rest is still being
         // queued. One that had everything is not told at all before the turn ends.
-        if self.unkicked >= (self.in_flight - self.unkicked).max(1) {
+        if file.eager && self.unkicked >= (self.in_flight - self.unkicked).max(1) {
             self.kick();
         }
         Ok(Token(slot))
@@ -383,7 +386,7 @@ mod tests {
         }
         let mut ring = Ring::new(depth).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let slot = ring.add_file(file.as_fd().try_clone_to_owned().unwrap());
+        let slot = ring.add_file(file.as_fd().try_clone_to_owned().unwrap(), false);
         Some((ring, slot, file))
     }
 
@@ -398,14 +401,17 @@ mod tests {
 
     #[test]
     fn a_kernel_with_little_to_do_is_told_before_the_kick() {
-        let Some((mut ring, file, _f)) = ring_and_file(16) else { return };
-        let told = (1..=16).filter(|_| {
-            ring.submit(file, Op::Sync, Bytes(vec![])).ok().unwrap();
-            ring.unkicked == 0
-        });
-        assert_eq!(told.collect::<Vec<_>>(), [1, 2, 4, 8, 16]);
-        while ring.in_flight() > 0 {
-            ring.reap(|_, result, _| assert!(result.is_ok()));
+        let Some((mut ring, patient, f)) = ring_and_file(16) else { return };
+        let eager = ring.add_file(f.as_fd().try_clone_to_owned().unwrap(), true);
+        for (file, early) in [(eager, &[1, 2, 4, 8, 16][..]), (patient, &[])] {
+            let told = (1..=16).filter(|_| {
+                ring.submit(file, Op::Sync, Bytes(vec![])).ok().unwrap();
+                ring.unkicked == 0
+            });
+            assert_eq!(told.collect::<Vec<_>>(), early);
+            while ring.in_flight() > 0 {
+                ring.reap(|_, result, _| assert!(result.is_ok()));
+            }
         }
     }
 

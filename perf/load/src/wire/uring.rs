@@ -25,7 +25,7 @@ pub fn run(shape: &Shape, streams: Vec<TcpStream>, stop: &AtomicBool, ready: imp
     for (number, stream) in streams.into_iter().enumerate() {
         // What is not there yet is waited for by the ring; a socket that may not wait would be asked in vain.
         stream.set_nonblocking(false)?;
-        let conn = Conn::new(number, ring.add_file(stream.into()));
+        let conn = Conn::new(number, ring.add_file(stream.into(), false));
         conn.receive(&mut ring, &mut memory)?;
         conns.push(conn);
     }
