@@ -54,8 +54,8 @@ pub struct Conn {
     stream: TcpStream,
     rx: Rx,
     state: Protocol,
-    /// Statistics that take the place of the state's when counting begins.
-    spare: Stats,
+    /// Statistics that take the place of the state's when counting begins, if it ever does.
+    spare: Option<Stats>,
 }
 
 /// Everything but the socket and its buffer.
@@ -184,7 +184,7 @@ impl Conn {
             extra: Vec::new(),
         };
         let receive_bytes = if active { work.receive_bytes as usize } else { 2048 };
-        let spare = if active { Stats::touched() } else { Stats::default() };
+        let spare = active.then(Stats::touched);
         Ok(Self { stream: from.stream, rx: Rx::new(receive_bytes, digests), state, spare })
     }
 
@@ -200,6 +200,8 @@ impl Conn {
             if self.state.max_cmd_sn.gt(window.max_cmd_sn) {
                 window.max_cmd_sn = self.state.max_cmd_sn;
             }
+            // What it took to look at the answers is no part of the next commands' latency.
+            now = monotonic_ns();
         }
         loop {
             if !self.state.tx.is_empty()
@@ -221,7 +223,9 @@ impl Conn {
 
     /// Begins to count, once.
     pub fn count(&mut self) {
-        std::mem::swap(&mut self.state.stats, &mut self.spare);
+        if let Some(spare) = &mut self.spare {
+            std::mem::swap(&mut self.state.stats, spare);
+        }
     }
 
     /// Stops counting.

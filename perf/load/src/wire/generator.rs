@@ -64,6 +64,7 @@ pub fn run(shape: &Shape, streams: Vec<TcpStream>, gone: impl Fn() -> bool) -> R
                 last_heard = now;
                 stats.receives += 1;
                 conn.received += n;
+                let mut answers = 0;
                 while conn.received >= answer {
                     conn.received -= answer;
                     let Some(start) = conn.started.pop_front() else { bail!("an answer to nothing") };
@@ -72,9 +73,10 @@ pub fn run(shape: &Shape, streams: Vec<TcpStream>, gone: impl Fn() -> bool) -> R
                         histogram.saturating_record(now - start);
                         stats.bytes += shape.bs as u64;
                     }
-                    conn.started.push_back(now);
-                    conn.to_send += request;
+                    answers += 1;
                 }
+                conn.to_send += answers * request;
+                conn.started.extend(std::iter::repeat_n(monotonic_ns(), answers));
             }
             while conn.to_send > 0 {
                 // The place within the buffer keeps to the place within the stream, as real headers would.

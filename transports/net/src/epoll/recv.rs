@@ -2,6 +2,7 @@
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use super::conn::Phase;
 use super::{EpollNet, TcpSocket};
@@ -39,7 +40,8 @@ impl EpollNet {
         self.staging.read_for(slot as u32);
         let fd = &conn.fd;
         let received = conn.inbox.receive(&mut self.staging, |slices| match slices {
-            [one] => got(rustix::io::read(fd, &mut **one)),
+            // Less on the way than the call that reads any file.
+            [one] => got(rustix::net::recv(fd, &mut **one, RecvFlags::empty()).map(|(n, _)| n)),
             many => got(rustix::io::readv(fd, many)),
         });
         match received {
