@@ -17,9 +17,9 @@ use crate::workload::Workload;
 
 /// A target that answers nothing for so long has failed.
 const SILENCE_MAX_NS: u64 = 10_000_000_000;
-/// Idle sessions are looked at one by one, each so often: their pings are answered in time and their polling
-/// does not show in the figures of the busy ones.
-const IDLE_GAP_NS: u64 = 100_000;
+/// Idle sessions are looked at one by one, all of them in so long: their pings are answered in time (a target waits for
+/// seconds), and as each look meets a cold socket, it does not show in the figures of the busy ones.
+const IDLE_ROUND_NS: u64 = 2_000_000_000;
 /// Time for the last commands of an open loop.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
@@ -218,6 +218,7 @@ impl Thread<'_> {
         let (mut phase, mut began, mut ended) = (Phase::WarmUp, begin, end);
         let (mut last_heard, mut last_idle) = (zero, zero);
         let (mut unsent, mut rotation) = (0, 0usize);
+        let idle_gap = IDLE_ROUND_NS / all.idle.sessions.len().max(1) as u64;
         loop {
             let now = monotonic_ns();
             match phase {
@@ -266,7 +267,7 @@ impl Thread<'_> {
                     SILENCE_MAX_NS / 1_000_000_000
                 );
             }
-            if now - last_idle >= IDLE_GAP_NS {
+            if now - last_idle >= idle_gap {
                 last_idle = now;
                 all.idle.answer_next(now)?;
             }
