@@ -5,7 +5,8 @@
 //! slot of the ring's fixed table, stays there unmoved and untouched, and comes back with the result. So no
 //! caller can free or reuse memory that the kernel may still write, and none needs `unsafe`.
 //!
-//! One ring serves one thread. Submissions gather until [`Ring::kick`], which is one system call;
+//! One ring serves one thread. Submissions gather until [`Ring::kick`], which is one system call (those of eager files are
+//! told earlier while the kernel has little to do);
 //! completions are taken by [`Ring::reap`], which looks into shared memory first and enters the kernel only when
 //! it must. The ring's descriptor becomes readable when completions wait, so that a core can sleep on it.
 

@@ -220,7 +220,7 @@ impl<P: Payload> Ring<P> {
         file.users += 1;
         self.in_flight += 1;
         // As much waits as the kernel has: told now, a device starts on the first while the rest is still being
-        // queued. One that had everything is not told at all before the turn ends.
+        // queued. One that has plenty hears of more at the kick.
         if file.eager && self.unkicked >= (self.in_flight - self.unkicked).max(1) {
             self.kick();
         }

@@ -23,7 +23,9 @@
 //! | [`discovery`] | SendTargets |
 //! | [`transport`] | the tables, the turn, timers, [`Transport`](spindle_scsi_port::Transport) |
 //! | [`session`], [`conn`], [`task`], [`tmf`] | the rows of the tables |
+//! | `quick` | READ and WRITE as nearly all are, in a straight line |
 //! | `like` | streams of like writes, received ahead |
+//! | [`info`] | what the control plane is told of sessions and connections |
 //! | [`directory`] | sessions of all cores; messages between them |
 //! | [`moving`] | a session moves to another core |
 //! | [`portal`] | listening |

@@ -193,14 +193,9 @@ impl<N: Net> IscsiTransport<N> {
     ) -> bool {
         let len = buf.len();
         self.lend_like(conn, &buf, mid);
-        let digest = conn.digests.data;
-        let crc = digest.then(Crc32c::new);
+        let crc = conn.digests.data.then(Crc32c::new);
         let Some(buf) = self.net.land(conn.id, buf, 0..len) else {
-            let task = self.late(conn, session, key, id);
-            (task.phase, task.landing) = (Phase::Receiving, true);
-            (task.wanted, task.unsolicited_max) = (len, len);
-            let sink = Sink::Land(0, len);
-            conn.rx = Rx::Segment(Segment { sink, task: Some(key), left: len, pad: 0, digest, crc });
+            self.unfinished(conn, (session, key), (id, len), None, crc);
             return false;
         };
         if let Some(mut crc) = crc {
@@ -209,13 +204,7 @@ impl<N: Net> IscsiTransport<N> {
             }
             let sound = crc.clone().finish();
             if !self.net.bytes(conn.id).starts_with(&sound) {
-                // It is not there yet, or it is wrong: looked at once more in the general way, where both are at home.
-                let task = self.late(conn, session, key, id);
-                (task.phase, task.buf) = (Phase::Receiving, Some(buf));
-                (task.wanted, task.unsolicited_max) = (len, len);
-                let sink = Sink::Drop;
-                let crc = Some(crc);
-                conn.rx = Rx::Segment(Segment { sink, task: Some(key), left: 0, pad: 0, digest, crc });
+                self.unfinished(conn, (session, key), (id, len), Some(buf), Some(crc));
                 return true;
             }
             self.net.consume(conn.id, sound.len() as u32);
@@ -230,6 +219,24 @@ impl<N: Net> IscsiTransport<N> {
         }
         self.answered(conn, session, mid);
         true
+    }
+
+    /// The rest of a WRITE's PDU is read in the general way: its data is on its way (no vector), or all there and its digest
+    /// late or wrong.
+    fn unfinished(
+        &mut self,
+        conn: &mut Conn,
+        (session, key): (Key<Session>, Key<Task>),
+        (id, len): (TaskId, u32),
+        landed: Option<Sgv>,
+        crc: Option<Crc32c>,
+    ) {
+        let (sink, left) = if landed.is_none() { (Sink::Land(0, len), len) } else { (Sink::Drop, 0) };
+        let task = self.late(conn, session, key, id);
+        (task.phase, task.landing, task.buf) = (Phase::Receiving, landed.is_none(), landed);
+        (task.wanted, task.unsolicited_max) = (len, len);
+        let digest = conn.digests.data;
+        conn.rx = Rx::Segment(Segment { sink, task: Some(key), left, pad: 0, digest, crc });
     }
 
     /// GOOD for the WRITE whose header was read last.

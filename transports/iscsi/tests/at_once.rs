@@ -161,3 +161,23 @@ fn a_write_with_a_wrong_data_digest_is_not_served_at_once() {
     assert_eq!((w.mid.disk[0], w.mid.disk[8192]), (0xA5, 0xA5));
     w.check_quiet();
 }
+
+/// The connection ends when all data is there and its digest is not, or half of it: nothing is stored, nothing is kept.
+#[test]
+fn a_write_whose_digest_never_comes_leaves_nothing() {
+    for missing in 1..=4 {
+        let mut w = World::plain();
+        let mut h = Host::login(&mut w, 1, &["DataDigest=CRC32C"]);
+        let mut c = h.write10(8, 8);
+        c.data_len = 4096;
+        let bytes = emit(&c.to_bhs(), &[0xA5; 4096], h.digests);
+        w.write(h.conn, &bytes[..bytes.len() - missing]);
+        w.run();
+        assert!(h.sent(&mut w).is_empty());
+        w.t.net_mut().wires[h.conn.slot()].peer_closed = true;
+        w.run();
+        assert!(w.mid.disk.iter().all(|b| *b == 0), "{missing} bytes missing: stored all the same");
+        assert_eq!(w.t.tasks_in_flight(), 0);
+        w.check_quiet();
+    }
+}

@@ -24,6 +24,9 @@ const HEAD_INLINE: usize = 56;
 /// A PDU as long as this is sent by itself, so that nobody has announced its pages: they are fetched while those before
 /// them are copied.
 const LARGE_BYTES: usize = 16 * 1024;
+/// So much is fetched before one send: what the kernel may take at once, and the cache keeps until it does. A queue that a slow
+/// peer lets grow is longer, and most of it is not sent by this call.
+const FETCH_BYTES_MAX: usize = 128 * 1024;
 /// Early sends until the MSS is looked up again: it grows with the peer's window, and paths change.
 const LOOK_EVERY: u32 = 1_024;
 
@@ -120,6 +123,7 @@ impl SendQueue {
     /// The slices of what is next: at most so many bytes, as many slices as one call takes.
     fn slices<'a>(&'a self, mut bytes_max: usize, out: &mut ArrayVec<IoSlice<'a>, SLICES_MAX>) {
         let mut skip = self.sent;
+        let mut fetch_max = FETCH_BYTES_MAX;
         for item in &self.items {
             // Whoever made a digest has just read all of it.
             let is_cold = item.len() >= LARGE_BYTES && item.tail.is_empty();
@@ -136,8 +140,9 @@ impl SendQueue {
                 let part = &part[skip..];
                 let part = &part[..part.len().min(bytes_max)];
                 // Holes are one page, time and again.
-                if is_cold && part.as_ptr() != fetched {
+                if is_cold && fetch_max > 0 && part.as_ptr() != fetched {
                     fetched = part.as_ptr();
+                    fetch_max = fetch_max.saturating_sub(part.len());
                     fetch_page(part);
                 }
                 if part.is_empty() || out.try_push(IoSlice::new(part)).is_err() {
