@@ -16,6 +16,11 @@ use crate::session::Session;
 use crate::task::Task;
 use crate::timers::ConnTimer;
 
+/// Fewer answers than these are not worth a send of their own.
+const HALF_LEAST: u32 = 8;
+/// Beyond, there is always enough on the way.
+const HALVED_MOST: u32 = 96;
+
 /// One connection.
 #[derive(Debug)]
 pub struct Conn {
@@ -41,6 +46,10 @@ pub struct Conn {
     pub stat_sn: SerialNumber,
     /// What the initiator has acknowledged.
     pub exp_stat_sn: SerialNumber,
+    /// How many commands the initiator has had out lately, as far as its acknowledgements tell.
+    pub depth: u32,
+    /// StatSN when answers were handed over last.
+    pub handed: SerialNumber,
     /// What is being read.
     pub rx: Rx,
     /// Header of the PDU being read.
@@ -193,6 +202,8 @@ impl Conn {
             max_recv: crate::login::LOGIN_TEXT_MAX,
             stat_sn: SerialNumber(1),
             exp_stat_sn: SerialNumber(1),
+            depth: 0,
+            handed: SerialNumber(1),
             rx: Rx::Header,
             bhs: [0; 48],
             ahs: Vec::new(),
@@ -241,6 +252,23 @@ impl Conn {
         if exp_stat_sn.in_window(self.exp_stat_sn, self.stat_sn) {
             self.exp_stat_sn = exp_stat_sn;
         }
+    }
+
+    /// All that was received is answered, and more may be there: is it time to hand the answers over? An initiator that
+    /// gets half of what it has out goes on with that while we go on with the other half; with all of it at once, one of
+    /// the two would always wait for the other. In smaller parts, though, sends would cost more than that. What
+    /// answers everything need not wait for the rest of the turn.
+    pub fn is_time_to_answer(&mut self) -> bool {
+        // What the initiator had not seen when it sent its last command, it had out.
+        let unseen = self.stat_sn.diff(self.exp_stat_sn) as u32;
+        self.depth = unseen.max(self.depth - self.depth.div_ceil(64));
+        let answered = self.stat_sn.diff(self.handed) as u32;
+        let half = answered >= HALF_LEAST && answered * 16 >= self.depth * 7;
+        let time = self.depth <= HALVED_MOST && (half || answered >= self.depth) && answered > 0;
+        if time {
+            self.handed = self.stat_sn;
+        }
+        time
     }
 
     /// A header was read: `len` bytes of payload follow it, and `edtl` is what a command expects to move. Is large

@@ -47,6 +47,7 @@ impl<N: Net> IscsiTransport<N> {
 
     /// The same, for a connection that is out of its table.
     pub(crate) fn receive_from<M: Mid>(&mut self, conn: &mut Conn, mut pdus: u32, mid: &mut M) {
+        conn.handed = conn.stat_sn;
         while conn.is_reading() {
             let went_on = match conn.rx {
                 Rx::Header if pdus == 0 => {
@@ -85,6 +86,9 @@ impl<N: Net> IscsiTransport<N> {
         if landing || !conn.is_reading() || planted::on(Bug::AheadUnseen) && !header {
             return false;
         }
+        if self.alone && conn.is_time_to_answer() {
+            self.net.send_now(conn.id);
+        }
         self.tune(conn);
         let before = self.net.bytes(conn.id).len();
         self.net.read_more(conn.id) && self.net.bytes(conn.id).len() > before
@@ -92,31 +96,36 @@ impl<N: Net> IscsiTransport<N> {
 
     /// Tells the Net how far to read.
     fn tune(&mut self, conn: &mut Conn) {
-        let header = conn.header_bytes();
-        let (tail, landing) = match &conn.rx {
-            Rx::Header => (0, false),
+        let wary = conn.wary > 0 || conn.like.lent > 0 || {
+            let session = conn.session.and_then(|key| self.sessions.get(key));
+            session.is_some_and(|s| s.large_r2ts > 0)
+        };
+        let want = match &conn.rx {
+            Rx::Header if !wary => BATCH_BYTES,
+            Rx::Header => conn.header_bytes().saturating_sub(self.staged(conn)),
             Rx::Segment(s) => {
                 let landing = matches!(s.sink, Sink::Land(..));
-                (u32::from(s.pad) + if s.digest { 4 } else { 0 }, landing)
+                let tail = u32::from(s.pad) + if s.digest { 4 } else { 0 };
+                let next = conn.header_bytes() + tail;
+                let want = match (wary, landing) {
+                    (false, _) => BATCH_BYTES,
+                    (true, true) => next,
+                    (true, false) => next.saturating_sub(self.staged(conn)),
+                };
+                // Collected, kept or dropped: the data itself goes through staging.
+                if landing { want } else { want.max((s.left + tail).min(BATCH_BYTES)) }
             }
         };
-        let staged = self.net.bytes(conn.id).len() as u32;
-        let session = conn.session.and_then(|key| self.sessions.get(key));
-        let large_r2ts = session.is_some_and(|s| s.large_r2ts > 0);
-        let mut want = if conn.wary > 0 || large_r2ts || conn.like.lent > 0 {
-            (header + tail).saturating_sub(if landing { 0 } else { staged })
-        } else {
-            BATCH_BYTES
-        };
-        want = want.max(conn.needed).max(1);
-        if let (Rx::Segment(s), false) = (&conn.rx, landing) {
-            // Collected, kept or dropped: the data itself goes through staging.
-            want = want.max((s.left + tail).min(BATCH_BYTES));
-        }
+        let want = want.max(conn.needed).max(1);
         if want != conn.ahead {
             conn.ahead = want;
             self.net.read_ahead(conn.id, want);
         }
+    }
+
+    /// Bytes that were received and are not read.
+    fn staged(&self, conn: &Conn) -> u32 {
+        self.net.bytes(conn.id).len() as u32
     }
 
     /// Takes a header, if all that belongs to it is there.

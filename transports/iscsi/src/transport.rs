@@ -47,6 +47,8 @@ pub struct IscsiTransport<N: Net> {
     pub(crate) counters: IscsiCounters,
     events: Vec<NetEvent<N::Socket>>,
     line: std::collections::VecDeque<ConnId>,
+    /// Only one connection had something in this turn.
+    pub(crate) alone: bool,
     stalled: Vec<ConnId>,
     /// Connections on which a task ended that had been asked for data: others may have their R2Ts.
     pub(crate) unblocked: Vec<ConnId>,
@@ -125,6 +127,7 @@ impl<N: Net> IscsiTransport<N> {
             counters: IscsiCounters::default(),
             events: Vec::new(),
             line: std::collections::VecDeque::new(),
+            alone: false,
             stalled: Vec::new(),
             unblocked: Vec::new(),
             reminders: Reminders::new(CONNS_MAX),
@@ -542,14 +545,21 @@ impl<N: Net> Transport for IscsiTransport<N> {
         let mut done = events.len() as u32;
         // A connection that ended gives its unfinished landing back before it says so. What landed there is
         // not whole, and must not pass for it.
+        let mut readable = self.line.len();
         for event in &events {
-            if let NetEvent::Closed { conn, .. } = event
-                && let Some(Some(c)) = self.conns.get_mut(conn.slot())
-                && c.id == *conn
-            {
-                c.gone = true;
+            match event {
+                NetEvent::Readable(_) => readable += 1,
+                NetEvent::Closed { conn, .. } => {
+                    if let Some(Some(c)) = self.conns.get_mut(conn.slot())
+                        && c.id == *conn
+                    {
+                        c.gone = true;
+                    }
+                }
+                _ => {}
             }
         }
+        self.alone = readable <= 1;
         for event in events.drain(..) {
             self.take_event(event, mid);
         }

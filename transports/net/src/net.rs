@@ -114,6 +114,9 @@ pub trait Net {
     /// Bytes queued and not yet taken by the layer below.
     fn queued_bytes(&self, conn: ConnId) -> u32;
 
+    /// Sends what is queued for one connection without waiting for `flush`. A Net may ignore this.
+    fn send_now(&mut self, _conn: ConnId) {}
+
     /// Sends what is queued, one system call per connection that has something to say.
     fn flush(&mut self, now: Tick);
 

@@ -317,6 +317,12 @@ impl Net for FuzzNet {
         self.wire(conn).map_or(0, |wire| wire.queued as u32)
     }
 
+    fn send_now(&mut self, conn: ConnId) {
+        if self.wire(conn).is_some() {
+            self.send_queued(conn);
+        }
+    }
+
     fn flush(&mut self, now: Tick) {
         self.now = now;
         for slot in 0..self.slots.len() {

@@ -410,6 +410,10 @@ impl Net for SimNet {
         self.conn(conn).map_or(0, |c| c.queued as u32)
     }
 
+    fn send_now(&mut self, conn: ConnId) {
+        self.send_some(conn);
+    }
+
     fn flush(&mut self, now: Tick) {
         self.now = now;
         for slot in 0..self.conns.len() {

@@ -35,9 +35,13 @@ pub struct MemNet {
     pub wires: Vec<Wire>,
     /// The most bytes one read takes: seeded, so that splits are anywhere.
     pub split: Option<fastrand::Rng>,
+    /// The most bytes one read takes, always.
+    pub read_max: usize,
     pending: Vec<NetEvent<()>>,
     /// Payload bytes copied.
     pub copied: u64,
+    /// How many PDUs went out each time before the turn ended.
+    pub early: Vec<usize>,
 }
 
 impl MemNet {
@@ -45,8 +49,10 @@ impl MemNet {
         MemNet {
             wires: Vec::new(),
             split: split.map(fastrand::Rng::with_seed),
+            read_max: usize::MAX,
             pending: Vec::new(),
             copied: 0,
+            early: Vec::new(),
         }
     }
 
@@ -55,7 +61,7 @@ impl MemNet {
         if wire.paused || wire.closed || wire.closing {
             return false;
         }
-        let mut left = wire.inbound.len();
+        let mut left = wire.inbound.len().min(self.read_max);
         if left > 1
             && let Some(rng) = &mut self.split
         {
@@ -203,6 +209,14 @@ impl Net for MemNet {
         let queue = &self.wires[conn.slot()].queue;
         queue.iter().map(|(h, b, t)| h.len() + b.as_ref().map_or(0, |b| b.1.len()) + t.len()).sum::<usize>()
             as u32
+    }
+
+    fn send_now(&mut self, conn: ConnId) {
+        let wire = &self.wires[conn.slot()];
+        if !wire.closed && !wire.queue.is_empty() {
+            self.early.push(wire.queue.len());
+            self.send_queued(conn.slot());
+        }
     }
 
     fn flush(&mut self, _now: Tick) {

@@ -8,6 +8,7 @@
 
 mod conn;
 mod listen;
+mod lone;
 mod recv;
 mod send;
 
@@ -24,6 +25,7 @@ use crate::inbox::StagingPool;
 use crate::net::{Body, Close, CloseReason, ConnId, ListenerId, Net, NetError, NetEvent};
 use conn::{Conn, Phase};
 use listen::Listener;
+use lone::Lone;
 
 /// Knobs of kernel TCP. The defaults serve a storage network.
 #[derive(Clone, Debug)]
@@ -101,47 +103,13 @@ struct Slot {
     conn: Option<Conn>,
 }
 
-/// The connection that alone had something last time, and little: it is read without asking whether there is
-/// something, which is one system call less for who waits for each answer. Now and then all are asked, as others may
-/// have come. With many commands on the way it is the other way round: they come in larger batches if looked for later.
-#[derive(Default)]
-struct Lone {
-    conn: Option<ConnId>,
-    unasked: u8,
-    /// PDUs queued since it was found.
-    answers: u32,
-}
-
-/// Polls of the lone connection alone before all are asked again: others wait so many turns longer at most, once, as it is
-/// not the lone one any more when they have something.
-const UNASKED_MAX: u8 = 3;
-/// More answers than these in one turn are those of a deep queue.
-const ANSWERS_MAX: u32 = 2;
-
-impl Lone {
-    fn found(&mut self, data: u64) {
-        let conn = (data & LISTENER == 0).then_some(ConnId(data as u32));
-        *self = Lone { conn, unasked: 0, answers: 0 };
-    }
-
-    /// Whom to read this time without asking.
-    fn unasked(&mut self) -> Option<ConnId> {
-        if self.unasked == UNASKED_MAX || self.answers > ANSWERS_MAX {
-            self.unasked = 0;
-            return None;
-        }
-        self.unasked += 1;
-        self.conn
-    }
-
-    /// It was read and had something: the answers to that count.
-    fn heard(&mut self) {
-        self.answers = 0;
-    }
-}
-
 /// In the epoll data word: connections are their identifier, listeners have this bit.
 const LISTENER: u64 = 1 << 63;
+
+fn is_listener(data: u64) -> bool {
+    data & LISTENER != 0
+}
+
 /// Readiness reports taken in by one call.
 const READY_MAX: usize = 256;
 
@@ -319,36 +287,30 @@ impl Net for EpollNet {
         }
         let before = out.len();
         out.append(&mut self.pending);
-        if let Some(conn) = self.lone.unasked() {
-            if self.conn(conn).is_some_and(Conn::is_read) {
-                self.receive(conn, out);
-                out.append(&mut self.pending);
-                if out.len() > before {
-                    self.lone.heard();
-                }
-                return (out.len() - before) as u32;
+        if let Some(conn) = self.lone_to_read() {
+            self.receive(conn, out);
+            out.append(&mut self.pending);
+            if out.len() > before {
+                self.lone_heard();
             }
-            self.lone = Lone::default();
+            return (out.len() - before) as u32;
         }
         let mut ready = std::mem::take(&mut self.ready);
         ready.clear();
         let room = (budget as usize).clamp(1, READY_MAX);
         ready.reserve(room);
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), Some(&NO_WAIT));
-        if let [one] = ready[..] {
-            self.lone.found(one.data.u64());
-        } else if !ready.is_empty() {
-            self.lone = Lone::default();
-        }
+        self.lone_among(&ready);
         for event in ready.iter().take(room) {
             let (flags, data) = (event.flags, event.data.u64());
-            if data & LISTENER != 0 {
+            if is_listener(data) {
                 self.accept((data & !LISTENER) as u32, out);
             } else {
                 self.on_ready(ConnId(data as u32), flags, out);
             }
         }
         self.ready = ready;
+        self.read_apart(out);
         out.append(&mut self.pending);
         (out.len() - before) as u32
     }
@@ -438,10 +400,17 @@ impl Net for EpollNet {
         Some(path.rtt_min_us).filter(|us| *us != u32::MAX)
     }
 
+    fn send_now(&mut self, conn: ConnId) {
+        if self.conn(conn).is_some() {
+            // It stays among the dirty: more may follow in this turn.
+            self.send_some(conn.slot(), usize::MAX);
+        }
+    }
+
     fn flush(&mut self, now: Tick) {
         self.now = now;
         while let Some(slot) = self.dirty.pop() {
-            self.send_now(slot as usize);
+            self.flush_slot(slot as usize);
         }
     }
 
@@ -480,7 +449,7 @@ impl Net for EpollNet {
             wake.at(self.now.plus_ms(10));
         }
         self.take_back_staging();
-        self.pending.is_empty() && self.dirty.is_empty()
+        self.rejoin() && self.pending.is_empty() && self.dirty.is_empty()
     }
 
     fn copied_bytes(&self) -> u64 {

@@ -16,7 +16,7 @@ impl EpollNet {
             && let Some(conn) = self.conn_mut(id)
         {
             conn.blocked = false;
-            self.send_now(id.slot());
+            self.flush_slot(id.slot());
         }
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
             self.receive(id, out);

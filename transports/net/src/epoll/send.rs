@@ -176,7 +176,7 @@ impl EpollNet {
     /// Queues a PDU; sends whole segments early when so much waits that the peer would.
     pub(super) fn queue(&mut self, id: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]) {
         let early = self.config.early_flush_bytes as usize;
-        self.lone.answers = self.lone.answers.saturating_add(1);
+        self.lone.answered();
         let Some(conn) = self.conn_mut(id) else {
             if let Some((body, _)) = body {
                 self.pending.push(NetEvent::Released { conn: id, body });
@@ -200,14 +200,14 @@ impl EpollNet {
     }
 
     /// Sends what a connection has queued, at the end of a turn.
-    pub(super) fn send_now(&mut self, slot: usize) {
+    pub(super) fn flush_slot(&mut self, slot: usize) {
         if let Some(conn) = self.conns[slot].conn.as_mut() {
             conn.dirty = false;
         }
         self.send_some(slot, usize::MAX);
     }
 
-    fn send_some(&mut self, slot: usize, mut bytes_max: usize) {
+    pub(super) fn send_some(&mut self, slot: usize, mut bytes_max: usize) {
         let id = ConnId((self.conns[slot].generation << 20) | slot as u32);
         loop {
             let Some(conn) = self.conns[slot].conn.as_mut() else { return };
