@@ -116,6 +116,7 @@ mod tests {
                 report,
                 target_cpu_percent: None,
                 session_bytes: None,
+                alone: None,
                 discarded: None,
             }
         };

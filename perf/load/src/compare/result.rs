@@ -71,6 +71,9 @@ pub struct Sample {
     pub target_cpu_percent: Option<f64>,
     /// Resident bytes each idle session added.
     pub session_bytes: Option<f64>,
+    /// Commands a second of the busy session before and after others stood idle beside it.
+    #[serde(default)]
+    pub alone: Option<f64>,
     /// Why the sample does not count.
     pub discarded: Option<String>,
 }
@@ -86,8 +89,7 @@ impl Sample {
             Metric::P999 => Some(latency.p999),
             Metric::Cpu => self.target_cpu_percent,
             Metric::SessionBytes => self.session_bytes,
-            // Of two samples, not of one: see `Outcome::figure`.
-            Metric::Kept => None,
+            Metric::Kept => Some(self.report.ops_per_second / self.alone?),
         }
     }
 }

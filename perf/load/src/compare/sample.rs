@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::spec::{Item, Kind};
-use super::{Plan, Running, Sample};
+use super::{Plan, Running, Sample, Spread};
 use crate::distance::{self, Class};
 use crate::load::{self, Quiet};
 use crate::report::{Report, Stats};
@@ -17,6 +17,25 @@ use crate::workload::{Mix, Rate, Workload};
 const IDLE_ROUNDS: u32 = 2;
 /// Pause between looks at sessions that stand idle.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
+
+/// What a sample came to.
+struct Found {
+    report: Report,
+    /// Percent of a core the target used.
+    cpu: Option<f64>,
+    session_bytes: Option<f64>,
+    /// The rate with nobody idle beside it.
+    alone: Option<f64>,
+}
+
+impl Found {
+    fn of(report: Report) -> Self {
+        Self { report, cpu: None, session_bytes: None, alone: None }
+    }
+}
+
+/// Until the target has noticed that a thousand sessions are gone.
+const IDLE_GONE: Duration = Duration::from_millis(200);
 
 /// One side.
 pub enum Contender {
@@ -42,19 +61,22 @@ impl Contender {
 pub struct Sampler<'a> {
     plan: &'a Plan,
     contenders: Vec<Contender>,
-    /// Rates of open loops by row and class.
-    rates: Vec<[Option<f64>; 2]>,
+    /// Rates of open loops by row and class: of each round in which one was found.
+    rates: Vec<[Vec<(u32, f64)>; 2]>,
 }
 
 impl<'a> Sampler<'a> {
     /// Of these.
     pub fn new(plan: &'a Plan, contenders: Vec<Contender>) -> Self {
-        Self { plan, contenders, rates: vec![[None; 2]; plan.items.len()] }
+        Self { plan, contenders, rates: vec![Default::default(); plan.items.len()] }
     }
 
-    /// What open loops ran at.
+    /// What open loops ran at: the median over rounds.
     pub fn rates(&self) -> Vec<(usize, Class, f64)> {
-        let of = |row: usize, class: Class| Some((row, class, self.rates[row][class as usize]?));
+        let of = |row: usize, class: Class| {
+            let found = self.rates[row][class as usize].iter().map(|&(_, rate)| rate).collect();
+            Some((row, class, Spread::of(found)?.median))
+        };
         (0..self.rates.len()).flat_map(|row| [of(row, Class::Near), of(row, Class::Far)]).flatten().collect()
     }
 
@@ -71,17 +93,22 @@ impl<'a> Sampler<'a> {
         let measure = || distance::measure(plan.target_cpu, plan.generator_cpu);
         let mut before = measure()?;
         let found = match (&self.contenders[who], &item.kind) {
+            (Contender::Target(running), Kind::Load { work, .. }) if work.idle_sessions > 0 => {
+                let work = timed(plan, work);
+                Some(with_running(running, |running| beside_idle(running, &work))?)
+            }
             (Contender::Target(_), Kind::Load { work, open_percent }) => {
                 let mut work = timed(plan, work);
                 if let Some(percent) = open_percent {
-                    work.rate = Some(self.rate(&work, row, Class::of(before), *percent, say)?);
+                    work.rate = Some(self.rate(&work, (row, round), Class::of(before), *percent, say)?);
                     before = measure()?;
                 }
                 Some(with_running(self.target(who), |running| {
                     let used = running.cpu_seconds();
                     let clock = Instant::now();
                     let report = load::run(running.url(), &work)?;
-                    Ok((report, busy_percent(used, running.cpu_seconds(), clock), None))
+                    let cpu = busy_percent(used, running.cpu_seconds(), clock);
+                    Ok(Found { cpu, ..Found::of(report) })
                 })?)
             }
             (Contender::Target(_), Kind::Idle { .. }) if round >= IDLE_ROUNDS => None,
@@ -93,11 +120,11 @@ impl<'a> Sampler<'a> {
                 if shape.is_some() {
                     before = measure()?;
                 }
-                shape.map(|shape| Ok::<_, anyhow::Error>((wire::run(&shape)?, None, None))).transpose()?
+                shape.map(|shape| anyhow::Ok(Found::of(wire::run(&shape)?))).transpose()?
             }
             (Contender::Wire { .. }, _) => None,
         };
-        let Some((report, cpu, session_bytes)) = found else { return Ok(None) };
+        let Some(Found { report, cpu, session_bytes, alone }) = found else { return Ok(None) };
         let after = measure()?;
         let (from, to) = (Class::of(before), Class::of(after));
         let class = (from == to).then_some(from);
@@ -118,6 +145,7 @@ impl<'a> Sampler<'a> {
             target_cpu_percent: cpu,
             // What a session needed stays with the target when it ends: only the first time tells.
             session_bytes: session_bytes.filter(|_| round == 0),
+            alone,
             discarded,
         }))
     }
@@ -127,18 +155,19 @@ impl<'a> Sampler<'a> {
         running
     }
 
-    /// An open loop runs at a share of what the slowest target saturates at: found once in each class of distance, and
-    /// the same for all.
+    /// An open loop runs at a share of what the slowest target saturates at: found in each round, as the machine's speed
+    /// changes, and the same for all in it.
     fn rate(
         &mut self,
         work: &Workload,
-        row: usize,
+        (row, round): (usize, u32),
         class: Class,
         percent: u8,
         say: &mut impl FnMut(&str),
     ) -> Result<Rate> {
-        let per_second = match self.rates[row][class as usize] {
-            Some(rate) => rate,
+        let found = self.rates[row][class as usize].last().filter(|(when, _)| *when == round);
+        let per_second = match found {
+            Some(&(_, rate)) => rate,
             None => {
                 let mut slowest = f64::INFINITY;
                 for contender in &self.contenders {
@@ -151,7 +180,8 @@ impl<'a> Sampler<'a> {
                 let saturated = units::thousands(slowest);
                 say(&format!("{}: the slowest saturates at {saturated}/s, {}", work.name(), class.name()));
                 let rate = slowest * f64::from(percent) / 100.0;
-                *self.rates[row][class as usize].insert(rate)
+                self.rates[row][class as usize].push((round, rate));
+                rate
             }
         };
         Ok(Rate { per_second, poisson: true })
@@ -207,7 +237,7 @@ fn busy_percent(before: Option<f64>, after: Option<f64>, clock: Instant) -> Opti
 }
 
 /// Some sessions logged in, and nothing asked of them but what a target asks by itself: what they cost in time and memory.
-fn idle(plan: &Plan, running: &Running, sessions: u32) -> Result<(Report, Option<f64>, Option<f64>)> {
+fn idle(plan: &Plan, running: &Running, sessions: u32) -> Result<Found> {
     let work = Workload { cpus: vec![plan.generator_cpu], ..Workload::default() };
     let resident = running.resident_bytes();
     let mut open = Quiet::log_in(running.url(), &work, 0..sessions).context("idle sessions")?;
@@ -226,6 +256,24 @@ fn idle(plan: &Plan, running: &Running, sessions: u32) -> Result<(Report, Option
     let added = running.resident_bytes().zip(resident).map(|(after, before)| after.saturating_sub(before));
     let report = Report::of(format!("idle with {sessions} sessions"), &Stats::default(), 1.0, 0);
     // Of a few sessions the pages they share would say more than they do.
-    let each = added.filter(|_| sessions >= 100).map(|bytes| bytes as f64 / f64::from(sessions));
-    Ok((report, cpu, each))
+    let session_bytes = added.filter(|_| sessions >= 100).map(|bytes| bytes as f64 / f64::from(sessions));
+    Ok(Found { cpu, session_bytes, ..Found::of(report) })
+}
+
+/// The busy sessions alone, with the idle ones beside them, and alone again: three looks within a second or two, as the
+/// machine's speed changes by more than idle sessions cost. Nobody asks the idle ones meanwhile: what is compared is the
+/// target.
+fn beside_idle(running: &Running, work: &Workload) -> Result<Found> {
+    let busy = Workload { idle_sessions: 0, ..work.clone() };
+    let before = load::run(running.url(), &busy)?;
+    let numbers = work.sessions..work.sessions + work.idle_sessions;
+    let mut idle = Quiet::log_in(running.url(), work, numbers).context("idle sessions")?;
+    idle.answer_all()?;
+    let report = load::run(running.url(), &busy)?;
+    idle.answer_all()?;
+    drop(idle);
+    std::thread::sleep(IDLE_GONE);
+    let after = load::run(running.url(), &busy)?;
+    let alone = f64::midpoint(before.ops_per_second, after.ops_per_second);
+    Ok(Found { alone: Some(alone), ..Found::of(report) })
 }

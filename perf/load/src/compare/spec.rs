@@ -296,7 +296,7 @@ pub fn preset(name: &str) -> Result<&'static str> {
         "large" => "read:128k:32,write:128k:32",
         "digests" => "read:4k:32:hd:dd,write:4k:32:hd:dd,read:128k:32:hd:dd,write:128k:32:hd:dd",
         "open" => "mixed70:4k:128:open70",
-        "idle" => "idle:1,idle:1000,read:4k:32,read:4k:32:idle1000",
+        "idle" => "idle:1,idle:1000,read:4k:32:idle1000",
         "file" => "read:4k:32,write:4k:32",
         "all" => {
             "read:4k:1,write:4k:1,read:4k:32,read:4k:128,read:4k:32:s4,read:4k:128:s4,\

@@ -43,26 +43,13 @@ impl Outcome {
 
     /// A contender's figure over the rounds of a class.
     pub fn figure(&self, class: Class, item: usize, contender: usize, metric: Metric) -> Option<Spread> {
-        if metric == Metric::Kept {
-            let alone = self.row(&without_idle(&self.rows[item].key))?;
-            return self.ratios((class, item, contender), (class, alone, contender), Metric::Rate);
-        }
         Spread::of(self.counted(class, item, contender).filter_map(|s| s.value(metric)).collect())
     }
 
     /// The subject's figure by another's, formed in each round in which both have one of the same class.
     pub fn ratio(&self, class: Class, item: usize, other: usize, metric: Metric) -> Option<Spread> {
-        self.ratios((class, item, 0), (class, item, other), metric)
-    }
-
-    fn ratios(
-        &self,
-        one: (Class, usize, usize),
-        other: (Class, usize, usize),
-        metric: Metric,
-    ) -> Option<Spread> {
-        let ratios = self.counted(one.0, one.1, one.2).filter_map(|mine| {
-            let theirs = self.counted(other.0, other.1, other.2).find(|s| s.round == mine.round)?;
+        let ratios = self.counted(class, item, 0).filter_map(|mine| {
+            let theirs = self.counted(class, item, other).find(|s| s.round == mine.round)?;
             Some(mine.value(metric)? / theirs.value(metric)?)
         });
         Spread::of(ratios.collect())
@@ -72,12 +59,6 @@ impl Outcome {
     pub fn row(&self, key: &str) -> Option<usize> {
         self.rows.iter().position(|row| row.key == key)
     }
-}
-
-/// The same row with nobody idle beside it.
-fn without_idle(key: &str) -> String {
-    let parts: Vec<&str> = key.split(':').filter(|part| !part.starts_with("idle")).collect();
-    parts.join(":")
 }
 
 /// The whole comparison: one table for each class of distance.
@@ -191,6 +172,7 @@ mod tests {
             report,
             target_cpu_percent: None,
             session_bytes: None,
+            alone: None,
             discarded,
         }
     }
@@ -232,26 +214,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_busy_session_keeps_is_its_rate_by_that_of_the_row_without_idle_ones() {
-        let row = |key: &str| Row { key: key.into(), name: key.into(), metrics: vec![Metric::Kept] };
-        let beside = |round, rate| Sample { item: 1, ..sample(round, 0, rate, Some(Class::Near)) };
-        let outcome = Outcome {
-            contenders: vec!["A".into()],
-            kinds: vec!["spindle".into()],
-            started: vec![None],
-            rows: vec![row("read:4k:32"), row("read:4k:32:idle1000")],
-            rates: Vec::new(),
-            samples: vec![
-                sample(0, 0, 100.0, Some(Class::Near)),
-                sample(1, 0, 200.0, Some(Class::Near)),
-                beside(0, 99.0),
-                beside(1, 198.0),
-                beside(2, 1.0),
-            ],
-            failures: Vec::new(),
-        };
-        let kept = outcome.figure(Class::Near, 1, 0, Metric::Kept).unwrap();
-        assert_eq!((kept.median, kept.count), (0.99, 2));
+    fn what_a_busy_session_keeps_is_its_rate_by_that_without_idle_ones() {
+        let beside = |rate, alone| Sample { alone, ..sample(0, 0, rate, Some(Class::Near)) };
+        assert_eq!(beside(99.0, Some(100.0)).value(Metric::Kept), Some(0.99));
+        assert_eq!(beside(99.0, None).value(Metric::Kept), None);
     }
 
     #[test]
