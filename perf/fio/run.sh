@@ -2,11 +2,13 @@
 # Runs the job files of perf/fio/jobs and prints a table.
 #   perf/fio/run.sh iscsi://127.0.0.1:3260/IQN/0 [JOB...]   fio logs in itself, through libiscsi
 #   perf/fio/run.sh /dev/sdX [JOB...]                       over the kernel initiator; THE DEVICE IS OVERWRITTEN
+#   perf/fio/run.sh /folder/file [JOB...]                   what the file itself gives; IT IS OVERWRITTEN
 # JOB is the name of a job file without its ending; all but `verify` if none is given.
-# Environment: SECONDS_EACH (5), SIZE of the part used (256M), GENERATOR_CPU to tie fio to, FIO the program.
+# Environment: SECONDS_EACH (5), SIZE of the part used (256M), GENERATOR_CPU to tie fio to, FIO the program, ENGINE (io_uring)
+# where it is not libiscsi.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-target=${1:?usage: perf/fio/run.sh iscsi://ADDRESS:PORT/TARGET/LUN | /dev/DEVICE  [JOB...]}
+target=${1:?usage: perf/fio/run.sh iscsi://ADDRESS:PORT/TARGET/LUN | /dev/DEVICE | /FOLDER/FILE  [JOB...]}
 shift
 case $target in
 iscsi://*)
@@ -15,12 +17,12 @@ iscsi://*)
     # To fio a colon separates files.
     export TARGET=${target//:/\\:}
     ;;
-/dev/*)
-    [ -b "$target" ] || { echo "$target is no block device" >&2; exit 1; }
+/*)
+    [ -b "$target" ] || [ -f "$target" ] || { echo "$target is neither a block device nor a file" >&2; exit 1; }
     fio=${FIO:-fio}
-    export ENGINE=io_uring TARGET=$target
+    export ENGINE=${ENGINE:-io_uring} TARGET=$target
     ;;
-*) echo "$target is neither an iscsi:// URL nor a block device" >&2; exit 1 ;;
+*) echo "$target is neither an iscsi:// URL nor the path of a block device or file" >&2; exit 1 ;;
 esac
 export SECONDS_EACH=${SECONDS_EACH:-5} SIZE=${SIZE:-256M}
 pin=()
