@@ -49,6 +49,8 @@ fn unit_of(mss: usize, early: usize) -> usize {
 }
 
 struct Item {
+    /// Bytes of all three together.
+    len: usize,
     head: Head,
     body: Option<Body>,
     tail: ArrayVec<u8, 8>,
@@ -68,10 +70,36 @@ impl Head {
     }
 }
 
-impl Item {
-    fn len(&self) -> usize {
-        let body = self.body.as_ref().map_or(0, |(_, r)| (r.end - r.start) as usize);
-        self.head.bytes().len() + body + self.tail.len()
+/// Slices of one call, as they are put together.
+struct Cut<'a, 'b> {
+    out: &'b mut ArrayVec<IoSlice<'a>, SLICES_MAX>,
+    /// Bytes that are out already.
+    skip: usize,
+    /// Bytes that may still be added.
+    left: usize,
+    /// Bytes that may still be fetched, and the page that was fetched last.
+    fetch_left: usize,
+    fetched: *const u8,
+}
+
+impl<'a> Cut<'a, '_> {
+    /// `false`: nothing more goes in.
+    #[inline]
+    fn add(&mut self, part: &'a [u8], is_cold: bool) -> bool {
+        if self.skip >= part.len() {
+            self.skip -= part.len();
+            return true;
+        }
+        let part = &part[std::mem::take(&mut self.skip)..];
+        let part = &part[..part.len().min(self.left)];
+        // Holes are one page, time and again.
+        if is_cold && self.fetch_left > 0 && part.as_ptr() != self.fetched {
+            self.fetched = part.as_ptr();
+            self.fetch_left = self.fetch_left.saturating_sub(part.len());
+            fetch_page(part);
+        }
+        self.left -= part.len();
+        !part.is_empty() && self.out.try_push(IoSlice::new(part)).is_ok()
     }
 }
 
@@ -101,8 +129,9 @@ impl SendQueue {
         };
         let mut kept = ArrayVec::new();
         kept.try_extend_from_slice(tail).expect("padding and a data digest are at most 7 bytes");
-        let item = Item { head, body, tail: kept };
-        self.queued += item.len();
+        let payload = body.as_ref().map_or(0, |(_, range)| range.len());
+        let item = Item { len: head.bytes().len() + payload + kept.len(), head, body, tail: kept };
+        self.queued += item.len;
         self.items.push_back(item);
     }
 
@@ -121,35 +150,27 @@ impl SendQueue {
     }
 
     /// The slices of what is next: at most so many bytes, as many slices as one call takes.
-    fn slices<'a>(&'a self, mut bytes_max: usize, out: &mut ArrayVec<IoSlice<'a>, SLICES_MAX>) {
-        let mut skip = self.sent;
-        let mut fetch_max = FETCH_BYTES_MAX;
+    fn slices<'a>(&'a self, bytes_max: usize, out: &mut ArrayVec<IoSlice<'a>, SLICES_MAX>) {
+        let mut cut = Cut {
+            out,
+            skip: self.sent,
+            left: bytes_max,
+            fetch_left: FETCH_BYTES_MAX,
+            fetched: std::ptr::null(),
+        };
         for item in &self.items {
             // Whoever made a digest has just read all of it.
-            let is_cold = item.len() >= LARGE_BYTES && item.tail.is_empty();
-            let mut fetched = std::ptr::null();
-            let body = item.body.as_ref().map(|(sgv, range)| sgv.slices(range.clone()));
-            let parts = std::iter::once(item.head.bytes())
-                .chain(body.into_iter().flatten())
-                .chain(std::iter::once(item.tail.as_slice()));
-            for part in parts {
-                if skip >= part.len() {
-                    skip -= part.len();
-                    continue;
-                }
-                let part = &part[skip..];
-                let part = &part[..part.len().min(bytes_max)];
-                // Holes are one page, time and again.
-                if is_cold && fetch_max > 0 && part.as_ptr() != fetched {
-                    fetched = part.as_ptr();
-                    fetch_max = fetch_max.saturating_sub(part.len());
-                    fetch_page(part);
-                }
-                if part.is_empty() || out.try_push(IoSlice::new(part)).is_err() {
-                    return;
-                }
-                bytes_max -= part.len();
-                skip = 0;
+            let is_cold = item.len >= LARGE_BYTES && item.tail.is_empty();
+            if !cut.add(item.head.bytes(), false) {
+                return;
+            }
+            if let Some((sgv, range)) = &item.body
+                && !sgv.slices(range.clone()).all(|part| cut.add(part, is_cold))
+            {
+                return;
+            }
+            if !item.tail.is_empty() && !cut.add(&item.tail, false) {
+                return;
             }
         }
     }
@@ -159,11 +180,10 @@ impl SendQueue {
         self.queued -= n;
         n += self.sent;
         while let Some(first) = self.items.front() {
-            let len = first.len();
-            if n < len {
+            if n < first.len {
                 break;
             }
-            n -= len;
+            n -= first.len;
             if let Some(Item { body: Some((sgv, _)), .. }) = self.items.pop_front() {
                 released(sgv);
             }
