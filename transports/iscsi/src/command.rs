@@ -270,7 +270,7 @@ impl<N: Net> IscsiTransport<N> {
         // What the initiator has out is judged as it saw things when it sent its last command: what was answered since,
         // and is not acknowledged by that command's ExpStatSN, was still out for it. So a target that answers each
         // command at once is asked for a larger window just as a slow one.
-        let unseen = conn.stat_sn.diff(conn.exp_stat_sn) as u32;
+        let unseen = conn.unseen();
         if session.granted < session.window_max && session.in_flight + unseen >= session.granted * 3 / 4 {
             self.grow_window(key, mid);
         }

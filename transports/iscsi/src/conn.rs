@@ -254,17 +254,25 @@ impl Conn {
         }
     }
 
+    /// Answers that the initiator had not seen when it sent its last command: so many of those it had out are answered by
+    /// now. Of one that never acknowledges they are more and more.
+    #[inline]
+    pub fn unseen(&self) -> u32 {
+        u32::try_from(self.stat_sn.diff(self.exp_stat_sn)).unwrap_or(i32::MAX as u32)
+    }
+
     /// All that was received is answered, and more may be there: is it time to hand the answers over? An initiator that
     /// gets half of what it has out goes on with that while we go on with the other half; with all of it at once, one of
     /// the two would always wait for the other. In smaller parts, though, sends would cost more than that. What
     /// answers everything need not wait for the rest of the turn.
     pub fn is_time_to_answer(&mut self) -> bool {
-        // What the initiator had not seen when it sent its last command, it had out.
-        let unseen = self.stat_sn.diff(self.exp_stat_sn) as u32;
-        self.depth = unseen.max(self.depth - self.depth.div_ceil(64));
+        self.depth = self.unseen().max(self.depth - self.depth.div_ceil(64));
         let answered = self.stat_sn.diff(self.handed) as u32;
+        if answered == 0 || self.depth > HALVED_MOST {
+            return false;
+        }
         let half = answered >= HALF_LEAST && answered * 16 >= self.depth * 7;
-        let time = self.depth <= HALVED_MOST && (half || answered >= self.depth) && answered > 0;
+        let time = half || answered >= self.depth;
         if time {
             self.handed = self.stat_sn;
         }
@@ -301,5 +309,22 @@ impl Conn {
 impl std::fmt::Debug for Crc32c {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Crc32c(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_initiator_that_never_acknowledges_is_answered_when_the_turn_ends() {
+        let at = "127.0.0.1:3260".parse().unwrap();
+        let mut conn = Conn::between_pdus(ConnId(0), at, at, Tick::ZERO);
+        // Each is as many answers as one turn gives; what it has seen stays at the first StatSN.
+        for answered in [1, 97, 700_000_000, 1 << 31, u32::MAX - 40] {
+            conn.handed = SerialNumber(answered);
+            conn.stat_sn = SerialNumber(answered.wrapping_add(32));
+            assert_eq!(conn.is_time_to_answer(), answered == 1, "after {answered}");
+        }
     }
 }

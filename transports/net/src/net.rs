@@ -108,7 +108,7 @@ pub trait Net {
     }
 
     /// Queues `head`, then the body's bytes, then `tail` (padding and digest). `Released` gives the body's share
-    /// back. Nothing is sent before `flush`, except when so much is queued that the peer would wait for it.
+    /// back. Nothing is sent before `flush` or `send_now`, except when so much is queued that the peer would wait for it.
     fn send(&mut self, conn: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]);
 
     /// Bytes queued and not yet taken by the layer below.

@@ -4,8 +4,8 @@
 //! takes nothing from its neighbours and a sample costs no start. In each round every workload goes through all
 //! contenders, in an order that rotates from round to round; the distance of the two cores is measured before and after
 //! each sample, and a sample during which it changed class is thrown away. Ratios are formed within a round and a class
-//! only, and reported with their spread. What is found out before sampling (the best batch of the wire, the rate of an
-//! open loop) is found out for each class.
+//! only, and reported with their spread. What is found out before sampling is found out for each class: the best batch
+//! of the wire once, the rate of an open loop in each round.
 
 mod goals;
 mod plot;

@@ -125,7 +125,7 @@ pub struct Outcome {
     pub kinds: Vec<String>,
     /// Rows.
     pub rows: Vec<Row>,
-    /// Rates of open loops: row, class of distance, commands a second.
+    /// Rates of open loops: row, class of distance, commands a second in the median of the rounds.
     pub rates: Vec<(usize, Class, f64)>,
     /// All samples.
     pub samples: Vec<Sample>,

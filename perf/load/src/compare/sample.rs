@@ -17,6 +17,8 @@ use crate::workload::{Mix, Rate, Workload};
 const IDLE_ROUNDS: u32 = 2;
 /// Pause between looks at sessions that stand idle.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
+/// Until the target has noticed that a thousand sessions are gone.
+const IDLE_GONE: Duration = Duration::from_millis(200);
 
 /// What a sample came to.
 struct Found {
@@ -33,9 +35,6 @@ impl Found {
         Self { report, cpu: None, session_bytes: None, alone: None }
     }
 }
-
-/// Until the target has noticed that a thousand sessions are gone.
-const IDLE_GONE: Duration = Duration::from_millis(200);
 
 /// One side.
 pub enum Contender {
