@@ -401,7 +401,8 @@ impl Net for EpollNet {
     }
 
     fn send_now(&mut self, conn: ConnId) {
-        if self.conn(conn).is_some() {
+        // Behind whole segments the initiator has something to work on.
+        if self.conn(conn).is_some_and(|c| !c.tx.is_rest()) {
             // It stays among the dirty: more may follow in this turn.
             self.send_some(conn.slot(), usize::MAX);
         }
@@ -409,8 +410,15 @@ impl Net for EpollNet {
 
     fn flush(&mut self, now: Tick) {
         self.now = now;
-        while let Some(slot) = self.dirty.pop() {
-            self.flush_slot(slot as usize);
+        let mut at = 0;
+        while at < self.dirty.len() {
+            let slot = self.dirty[at] as usize;
+            if self.conns[slot].conn.as_mut().is_some_and(|conn| conn.tx.waits_once_more()) {
+                at += 1;
+            } else {
+                self.dirty.swap_remove(at);
+                self.flush_slot(slot);
+            }
         }
     }
 

@@ -4,6 +4,9 @@
 //! up to 64 KiB, each a whole number of MSS (TSO; over loopback one MSS is that large), and what a call brings beyond
 //! becomes a segment of its own that costs as much as a full one. So early sends end where a segment does, and the
 //! rest goes with what follows. Over loopback this is a third of the cost of small reads.
+//!
+//! At the end of such a turn the rest waits for the end of the next: the peer has several PDUs to work on, and the answers of
+//! one turn more make the rest a full segment, too, where it would have been one of a few hundred bytes.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -28,7 +31,7 @@ const LARGE_BYTES: usize = 16 * 1024;
 /// peer lets grow is longer, and most of it is not sent by this call.
 const FETCH_BYTES_MAX: usize = 128 * 1024;
 /// Early sends until the MSS is looked up again: it grows with the peer's window, and paths change.
-const LOOK_EVERY: u32 = 1_024;
+const LOOK_EVERY: u32 = 64;
 
 /// What waits to be sent on one connection.
 pub(super) struct SendQueue {
@@ -40,6 +43,8 @@ pub(super) struct SendQueue {
     unit: usize,
     /// Early sends until it is looked up.
     look_in: u32,
+    /// What waits is the rest behind an early send of this turn, by which the peer got several whole PDUs.
+    rest: bool,
 }
 
 /// The most whole segments that `early` holds, but one at least.
@@ -105,7 +110,7 @@ impl<'a> Cut<'a, '_> {
 
 impl SendQueue {
     pub fn new() -> SendQueue {
-        SendQueue { items: VecDeque::new(), sent: 0, queued: 0, unit: usize::MAX, look_in: 0 }
+        SendQueue { items: VecDeque::new(), sent: 0, queued: 0, unit: usize::MAX, look_in: 0, rest: false }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -114,6 +119,18 @@ impl SendQueue {
 
     pub fn queued_bytes(&self) -> u32 {
         u32::try_from(self.queued).unwrap_or(u32::MAX)
+    }
+
+    /// What waits is to be joined by the answers to come, for one turn.
+    #[inline]
+    pub fn is_rest(&self) -> bool {
+        self.rest
+    }
+
+    /// The turn ends: whether that is so, for the last time.
+    #[inline]
+    pub fn waits_once_more(&mut self) -> bool {
+        std::mem::take(&mut self.rest) && !self.is_empty()
     }
 
     pub fn take_bodies(&mut self) -> impl Iterator<Item = SgvRef> + '_ {
@@ -215,7 +232,18 @@ impl EpollNet {
             self.dirty.push(id.slot() as u32);
         }
         if whole > 0 {
-            self.send_some(id.slot(), whole);
+            self.send_early(id, whole);
+        }
+    }
+
+    /// Whole segments before the turn ends.
+    fn send_early(&mut self, id: ConnId, bytes: usize) {
+        let waiting = |net: &Self| net.conn(id).map_or(0, |conn| conn.tx.items.len());
+        let before = waiting(self);
+        self.send_some(id.slot(), bytes);
+        let left = waiting(self);
+        if let Some(conn) = self.conn_mut(id) {
+            conn.tx.rest |= before - left > 1;
         }
     }
 
