@@ -10,13 +10,17 @@ use crossbeam_utils::CachePadded;
 use serde::{Deserialize, Serialize};
 use spindle_ffi_os::cpu::{self, monotonic_ns};
 
-/// One way above this is far.
-pub const FAR_NS: f64 = 230.0;
+/// One way below this is within one core: between its two threads, which share its caches and its units. Seen: 24 to 36.
+const ONE_CORE_NS: f64 = 45.0;
+/// One way above this is far. Seen: 54 to 269, and 300 and more.
+const FAR_NS: f64 = 285.0;
 
 /// Class of distance.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
+    /// They are threads of one core, and each slows the other down.
+    OneCore,
     /// The cores share a cache, or nearly so.
     Near,
     /// They do not.
@@ -24,14 +28,22 @@ pub enum Class {
 }
 
 impl Class {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::OneCore, Self::Near, Self::Far];
+
     /// Class of a one-way time.
     pub fn of(one_way_ns: f64) -> Self {
-        if one_way_ns > FAR_NS { Self::Far } else { Self::Near }
+        match one_way_ns {
+            ..ONE_CORE_NS => Self::OneCore,
+            ..=FAR_NS => Self::Near,
+            _ => Self::Far,
+        }
     }
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::OneCore => "one core",
             Self::Near => "near",
             Self::Far => "far",
         }
@@ -123,8 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn classes_meet_at_the_boundary() {
-        assert_eq!(Class::of(120.0), Class::Near);
+    fn classes_meet_at_their_boundaries() {
+        assert_eq!(Class::of(26.0), Class::OneCore);
+        assert_eq!(Class::of(ONE_CORE_NS), Class::Near);
+        assert_eq!(Class::of(FAR_NS), Class::Near);
         assert_eq!(Class::of(300.0), Class::Far);
+        assert_eq!(Class::ALL.map(|class| class as usize), [0, 1, 2]);
     }
 }

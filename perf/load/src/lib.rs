@@ -7,7 +7,7 @@
 //!   machine, in the shapes of reads and writes. No target can be faster over the same sockets.
 //! * [`respond`]: the least that passes for an iSCSI target, to see how fast the generator itself is.
 //! * [`distance`]: how long a cache line takes from one core to another. Virtual CPUs are moved by their host;
-//!   figures taken near and far differ by a factor of two and must never be compared.
+//!   figures taken near and far, or within one core, differ by a factor of two and must never be compared.
 //! * [`compare`]: starts targets, takes samples in turns within one run, watches the distance beside each sample,
 //!   and reports ratios with their spread.
 //! * [`scale`]: what a second core brings, judged by what a command costs; [`hop`]: what a message to another core costs.

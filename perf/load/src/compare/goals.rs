@@ -1,7 +1,8 @@
 //! What is asked, beside what was reached: the table a report begins with.
 //!
 //! A goal is a ratio to a peer, a ratio to the wire, or both. That to the peer counts where the cores are near each
-//! other, and where the wire allows it: where the wire's goal asks for less, that alone counts.
+//! other or one core's threads, and where the wire allows it: where the wire's goal asks for less, that alone counts. What rests
+//! on fewer pairs of samples than [`PAIRS_MIN`] is shown and not judged.
 
 use std::fmt::Write as _;
 
@@ -99,6 +100,9 @@ const GOALS: &[Goal] = &[
     Goal { file: "null-idle", row: "idle:1000", metric: Metric::Cpu, asked: Asked::AtMost(1.0) },
 ];
 
+/// Pairs of samples of which a ratio is judged: one or two say what the machine did just then.
+const PAIRS_MIN: usize = 3;
+
 /// Most milliseconds from the start of a target with a thousand units to its first login answered.
 const START_MS: f64 = 100.0;
 
@@ -141,6 +145,7 @@ struct Ratio {
 impl Ratio {
     fn verdict(&self, metric: Metric) -> Verdict {
         match self.reached {
+            Some(s) if s.count < PAIRS_MIN => Verdict::Open,
             Some(s) if less_is_better(metric) == (s.median < self.asked) => Verdict::Met,
             Some(s) if s.median == self.asked => Verdict::Met,
             Some(_) => Verdict::Missed,
@@ -180,7 +185,7 @@ pub fn goals(found: &[(String, Outcome)], start_ms: Option<f64>) -> String {
         let outcome = found.iter().find(|(file, _)| file == goal.file).map(|(_, outcome)| outcome);
         let here = outcome.and_then(|outcome| Some((outcome, outcome.row(goal.row)?)));
         let mut lines = 0;
-        for class in [Class::Near, Class::Far] {
+        for class in Class::ALL {
             let Some((outcome, row)) = here else { continue };
             let Some(mine) = outcome.figure(class, row, 0, goal.metric) else { continue };
             lines += 1;
@@ -291,7 +296,7 @@ fn judge(
             }
             _ => true,
         };
-        Ratio { asked, reached: ratio(spdk), counts: class == Class::Near && wire_allows }
+        Ratio { asked, reached: ratio(spdk), counts: class != Class::Far && wire_allows }
     });
     (peer, wire)
 }
@@ -301,6 +306,15 @@ mod tests {
     use super::super::{Row, Sample, parse_items, preset};
     use super::*;
     use crate::report::{Report, Stats};
+
+    /// As many rounds as are judged, all alike.
+    fn samples(contenders: &[(Class, f64)]) -> Vec<Sample> {
+        let of = |round: u32| {
+            let one = move |(who, &(class, rate))| Sample { round, ..sample(who, class, rate) };
+            contenders.iter().enumerate().map(one)
+        };
+        (0..PAIRS_MIN as u32).flat_map(of).collect()
+    }
 
     fn sample(contender: usize, class: Class, rate: f64) -> Sample {
         let mut report = Report::of(String::new(), &Stats::default(), 1.0, 0);
@@ -327,7 +341,7 @@ mod tests {
             started: vec![None, None, None],
             rows: vec![Row { key: key.into(), name: key.into(), metrics: vec![Metric::Rate] }],
             rates: Vec::new(),
-            samples: vec![sample(0, class, mine), sample(1, class, spdk), sample(2, class, wire)],
+            samples: samples(&[(class, mine), (class, spdk), (class, wire)]),
             failures: Vec::new(),
         };
         let text = goals(&[("null-depths".into(), outcome)], None);
@@ -339,6 +353,7 @@ mod tests {
         // 1.2 of SPDK is 960, 0.9 of the wire 990.
         assert!(table("read:4k:32", Class::Near, [1000.0, 800.0, 1100.0]).ends_with("| yes |"));
         assert!(table("read:4k:32", Class::Near, [980.0, 800.0, 1100.0]).ends_with("| **no** |"));
+        assert!(table("read:4k:32", Class::OneCore, [950.0, 800.0, 1070.0]).ends_with("| **no** |"));
         // Between the two: the wire is reached, SPDK's is not.
         let line = table("read:4k:32", Class::Near, [950.0, 800.0, 1070.0]);
         assert!(line.ends_with("| **no** |") && line.contains("1.19"), "{line}");
@@ -363,20 +378,36 @@ mod tests {
     }
 
     #[test]
-    fn of_two_peers_the_better_one_counts() {
-        let outcome = Outcome {
+    fn one_or_two_pairs_are_shown_and_not_judged() {
+        let two = |mine: f64| {
+            let mut outcome = of_two_peers([mine, 100.0, 100.0]);
+            outcome.samples.retain(|sample| sample.round < 2);
+            goals(&[("loop-file".into(), outcome)], None)
+        };
+        for mine in [10.0, 500.0] {
+            let text = two(mine);
+            assert!(
+                text.contains(&format!("{:.2} (", mine / 100.0)) && text.contains("0 of 0 goals"),
+                "{text}"
+            );
+        }
+    }
+
+    fn of_two_peers(rates: [f64; 3]) -> Outcome {
+        Outcome {
             contenders: vec!["S".into(), "aio".into(), "uring".into()],
             kinds: vec!["spindle".into(), "spdk".into(), "spdk".into()],
             started: vec![None, None, None],
             rows: vec![Row { key: "read:4k:32".into(), name: "r".into(), metrics: vec![Metric::Rate] }],
             rates: Vec::new(),
-            samples: vec![
-                sample(0, Class::Near, 130.0),
-                sample(1, Class::Near, 100.0),
-                sample(2, Class::Near, 130.0),
-            ],
+            samples: samples(&rates.map(|rate| (Class::Near, rate))),
             failures: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn of_two_peers_the_better_one_counts() {
+        let outcome = of_two_peers([130.0, 100.0, 130.0]);
         let text = goals(&[("loop-file".into(), outcome)], None);
         assert!(text.contains("| 1.20 | 1.00 (1.00–1.00) | – | – | **no** |"), "{text}");
     }

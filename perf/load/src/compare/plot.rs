@@ -25,7 +25,7 @@ pub fn svg(outcome: &Outcome) -> String {
         let _ = writeln!(body, r#"<text x="{}" y="{y}">{}</text>"#, x + 18.0, escaped(name));
     }
     y += 30.0;
-    for class in [Class::Near, Class::Far] {
+    for class in Class::ALL {
         for (n, Row { name, metrics, .. }) in outcome.rows.iter().enumerate() {
             for &metric in metrics {
                 let figures: Vec<Option<Spread>> =

@@ -45,14 +45,14 @@ pub enum Contender {
         /// Data in 256 MiB.
         cold: bool,
         /// Batch and way of calling.
-        best: Vec<[Option<(usize, Calls)>; 2]>,
+        best: Vec<[Option<(usize, Calls)>; Class::ALL.len()]>,
     },
 }
 
 impl Contender {
     /// The wire, nothing known of it yet.
     pub fn wire(cold: bool, rows: usize) -> Self {
-        Self::Wire { cold, best: vec![[None; 2]; rows] }
+        Self::Wire { cold, best: vec![Default::default(); rows] }
     }
 }
 
@@ -61,7 +61,7 @@ pub struct Sampler<'a> {
     plan: &'a Plan,
     contenders: Vec<Contender>,
     /// Rates of open loops by row and class: of each round in which one was found.
-    rates: Vec<[Vec<(u32, f64)>; 2]>,
+    rates: Vec<[Vec<(u32, f64)>; Class::ALL.len()]>,
 }
 
 impl<'a> Sampler<'a> {
@@ -76,7 +76,7 @@ impl<'a> Sampler<'a> {
             let found = self.rates[row][class as usize].iter().map(|&(_, rate)| rate).collect();
             Some((row, class, Spread::of(found)?.median))
         };
-        (0..self.rates.len()).flat_map(|row| [of(row, Class::Near), of(row, Class::Far)]).flatten().collect()
+        (0..self.rates.len()).flat_map(|row| Class::ALL.map(|class| of(row, class))).flatten().collect()
     }
 
     /// One sample; `None` where a row says nothing about a contender.

@@ -64,7 +64,7 @@ impl Outcome {
 /// The whole comparison: one table for each class of distance.
 pub fn markdown(outcome: &Outcome) -> String {
     let mut out = String::new();
-    for class in [Class::Near, Class::Far] {
+    for class in Class::ALL {
         let samples: Vec<&Sample> =
             outcome.samples.iter().filter(|s| s.class == Some(class) && s.discarded.is_none()).collect();
         if samples.is_empty() {
@@ -74,8 +74,12 @@ pub fn markdown(outcome: &Outcome) -> String {
         let ways = Spread::of(ways).expect("there are samples");
         let _ = writeln!(
             out,
-            "### Cores {} each other (one way {:.0} ns, {:.0} to {:.0})\n",
-            if class == Class::Near { "near" } else { "far from" },
+            "### {} (one way {:.0} ns, {:.0} to {:.0})\n",
+            match class {
+                Class::OneCore => "Two threads of one core",
+                Class::Near => "Cores near each other",
+                Class::Far => "Cores far from each other",
+            },
             ways.median,
             ways.min,
             ways.max
@@ -98,13 +102,7 @@ pub fn markdown(outcome: &Outcome) -> String {
         let _ = writeln!(out, "Start to first login answered, and resident size then: {}.", facts.join("; "));
     }
     for &(row, class, rate) in &outcome.rates {
-        let _ = writeln!(
-            out,
-            "- {}: {}/s where the cores are {}.",
-            outcome.rows[row].name,
-            thousands(rate),
-            class.name()
-        );
+        let _ = writeln!(out, "- {}: {}/s ({}).", outcome.rows[row].name, thousands(rate), class.name());
     }
     for (row, contender, why) in &outcome.failures {
         let _ =
@@ -210,7 +208,7 @@ mod tests {
         let text = markdown(&outcome);
         assert!(text.contains("**1.50** (1.50–1.50)") && text.contains("1 of them discarded"), "{text}");
         assert!(text.contains("Cores near") && text.contains("Cores far"));
-        assert!(text.contains("70.0 k/s where the cores are far"), "{text}");
+        assert!(text.contains("70.0 k/s (far)"), "{text}");
     }
 
     #[test]
