@@ -60,6 +60,12 @@ pub trait IoChannel {
         false
     }
 
+    /// Whether its operations are done by threads of this machine, which need a processor and perhaps this core's; asked when
+    /// the channel is opened.
+    fn works_by_threads(&self) -> bool {
+        false
+    }
+
     /// Something is likely to be wanted soon: a device in memory may fetch it into the cache. There may be no such block.
     fn hint(&self, _lba: u64, _hint: Hint) {}
 

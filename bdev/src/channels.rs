@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use spindle_mem::{Sgv, SgvPool};
-use spindle_reactor::WakeSet;
+use spindle_reactor::{Debtor, WakeSet};
 
 use crate::channel::{Hint, IoChannel, IoCx, ResetScope};
 use crate::io::{BlockError, BlockIo, IoDone, IoFlags, IoKey, IoResult};
@@ -40,6 +40,8 @@ struct Slot {
     at_once: bool,
     /// It makes something of hints.
     hinted: bool,
+    /// Threads do its work.
+    threads: bool,
 }
 
 impl Slot {
@@ -74,10 +76,17 @@ impl Channels {
             self.slots.resize_with(at + 1, || None);
         }
         assert!(self.slots[at].is_none(), "channel {} is open already", id.0);
-        let (at_once, hinted) = (channel.serves_at_once(), channel.takes_hints());
-        self.hinted += u32::from(hinted);
-        let (line, touched, active) = (VecDeque::new(), false, false);
-        self.slots[at] = Some(Slot { channel, line, touched, active, at_once, hinted });
+        let slot = Slot {
+            at_once: channel.serves_at_once(),
+            hinted: channel.takes_hints(),
+            threads: channel.works_by_threads(),
+            channel,
+            line: VecDeque::new(),
+            touched: false,
+            active: false,
+        };
+        self.hinted += u32::from(slot.hinted);
+        self.slots[at] = Some(slot);
     }
 
     /// Takes a channel out, provided that nothing is in flight or waiting; the caller calls
@@ -232,10 +241,14 @@ impl Channels {
         quiet
     }
 
-    /// Operations are on their way in some device.
+    /// Who has operations on their way: threads, if nobody else has.
     #[inline]
-    pub fn owe(&self) -> bool {
-        !self.active.is_empty()
+    pub fn owed_by(&self) -> Option<Debtor> {
+        if self.active.is_empty() {
+            return None;
+        }
+        let threads = |id: &ChannelId| self.slots[id.0 as usize].as_ref().is_some_and(|slot| slot.threads);
+        Some(if self.active.iter().all(threads) { Debtor::Threads } else { Debtor::Device })
     }
 
     /// Operations waiting in line on this core.
@@ -274,6 +287,7 @@ mod tests {
         asked: Rc<Cell<u32>>,
         release: Rc<Cell<bool>>,
         held: Vec<BlockIo>,
+        threads: bool,
     }
 
     impl Slow {
@@ -298,6 +312,10 @@ mod tests {
             ended as u32
         }
 
+        fn works_by_threads(&self) -> bool {
+            self.threads
+        }
+
         fn kick(&mut self) {
             self.ask();
         }
@@ -313,16 +331,37 @@ mod tests {
         }
     }
 
+    fn pool() -> SgvPool {
+        let arena = Arena::new(ArenaConfig::plain(4 << 20, 4 << 20)).unwrap();
+        let config = PoolConfig { vectors: [1, 0, 0, 0, 0, 0], ..PoolConfig::default() };
+        SgvPool::new(CoreId(0), arena, &config).unwrap()
+    }
+
+    #[test]
+    fn threads_owe_only_where_nobody_else_does() {
+        let (mut pool, mut done) = (pool(), Vec::new());
+        let mut cx = IoCx { now: Tick::ZERO, pool: &mut pool, done: &mut done };
+        let mut channels = Channels::new();
+        let release = Rc::new(Cell::new(false));
+        for (n, threads) in [true, true, false].into_iter().enumerate() {
+            let release = if threads { Rc::default() } else { release.clone() };
+            channels.open(ChannelId(n as u16), Box::new(Slow { threads, release, ..Slow::default() }));
+        }
+        assert_eq!(channels.owed_by(), None);
+        for (n, by) in [(1, Debtor::Threads), (2, Debtor::Device), (0, Debtor::Device)] {
+            channels.submit(ChannelId(n), Bench::io(Op::Read, 0, 1), &mut cx);
+            assert_eq!(channels.owed_by(), Some(by));
+        }
+        channels.kick();
+        release.set(true);
+        assert_eq!(channels.poll(&mut cx), 1);
+        assert_eq!(channels.owed_by(), Some(Debtor::Threads));
+    }
+
     #[test]
     fn a_turn_asks_no_channel_that_has_nothing_to_do() {
-        let arena = Arena::new(ArenaConfig::plain(4 << 20, 4 << 20)).unwrap();
-        let mut pool = SgvPool::new(
-            CoreId(0),
-            arena,
-            &PoolConfig { vectors: [1, 0, 0, 0, 0, 0], ..PoolConfig::default() },
-        );
-        let mut done = Vec::new();
-        let mut cx = IoCx { now: Tick::ZERO, pool: pool.as_mut().unwrap(), done: &mut done };
+        let (mut pool, mut done) = (pool(), Vec::new());
+        let mut cx = IoCx { now: Tick::ZERO, pool: &mut pool, done: &mut done };
         let mut channels = Channels::new();
         let (asked, release) = (Rc::default(), Rc::default());
         for n in 0..1000 {

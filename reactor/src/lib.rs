@@ -53,7 +53,7 @@ pub use mailbox::{Mailbox, Mesh};
 pub use pace::{Pace, PollMode};
 pub use poster::Poster;
 pub use reactor::Reactor;
-pub use shard::{Shard, Turn, Work};
+pub use shard::{Debtor, Shard, Turn, Work};
 pub use stats::{CoreLoad, CoreStats};
 pub use tick::Tick;
 pub use timer::{TimerId, TimerToken, Timers};

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use crate::shard::Debtor;
 use crate::tick::Tick;
 
 /// Whether an idle core keeps its processor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PollMode {
-    /// Never sleeps: lowest latency, for processors that do nothing else.
+    /// Never sleeps: lowest latency, for processors that do nothing else. Where threads are at work for it, it lets them
+    /// run between turns.
     Always,
     /// Polls while there is work, sleeps when there is none for a while.
     #[default]
@@ -57,14 +59,16 @@ pub(crate) enum Rest {
 
 impl Pace {
     /// `worked_until`: the end of the last turn that found something. `busy_ns`: in such turns since the last sleep.
-    /// `owed`: see [`crate::Work::Owed`].
+    /// `owed`: by whom, see [`crate::Work::Owed`]. To threads that need a processor this one is left at once.
     #[inline]
-    pub(crate) fn rest(&self, worked_until: Tick, busy_ns: u64, owed: bool, now: Tick) -> Rest {
+    pub(crate) fn rest(&self, worked_until: Tick, busy_ns: u64, owed: Option<Debtor>, now: Tick) -> Rest {
         let quiet = now.since(worked_until);
-        let yielding = if owed { self.yielding_owed.max(self.yielding) } else { self.yielding };
+        let yielding = owed.map_or(self.yielding, |_| self.yielding_owed.max(self.yielding));
         let spin = self.spin.max(self.spin_max.min(Duration::from_nanos(busy_ns / 8)));
         match self.mode {
+            PollMode::Always if owed == Some(Debtor::Threads) => Rest::Yield,
             PollMode::Always => Rest::Spin,
+            PollMode::Adaptive if owed == Some(Debtor::Threads) => Rest::Sleep,
             PollMode::Adaptive if quiet < spin => Rest::Spin,
             PollMode::Adaptive if quiet < spin + yielding => Rest::Yield,
             PollMode::Adaptive => Rest::Sleep,
@@ -80,7 +84,7 @@ mod tests {
     fn an_idle_core_spins_then_yields_then_sleeps_unless_told_to_poll_always() {
         let [spin, spin_max, yielding, yielding_owed] = [10, 20, 5, 50].map(Duration::from_nanos);
         let pace = Pace { spin, spin_max, yielding, yielding_owed, ..Pace::default() };
-        let rests = |busy_ns, at: [u64; 5]| at.map(|now| pace.rest(Tick(100), busy_ns, false, Tick(now)));
+        let rests = |busy_ns, at: [u64; 5]| at.map(|now| pace.rest(Tick(100), busy_ns, None, Tick(now)));
         let expected = [Rest::Spin, Rest::Spin, Rest::Yield, Rest::Yield, Rest::Sleep];
         assert_eq!(rests(0, [100, 109, 110, 114, 115]), expected);
         assert_eq!(rests(80, [100, 109, 110, 114, 115]), expected);
@@ -88,9 +92,14 @@ mod tests {
         assert_eq!(rests(96, [100, 111, 112, 116, 117]), expected);
         assert_eq!(rests(u64::MAX, [100, 119, 120, 124, 125]), expected);
         // A device that owes is waited for.
-        let owed = [100, 109, 110, 159, 160].map(|now| pace.rest(Tick(100), 0, true, Tick(now)));
+        let owed =
+            [100, 109, 110, 159, 160].map(|now| pace.rest(Tick(100), 0, Some(Debtor::Device), Tick(now)));
         assert_eq!(owed, expected);
         let always = Pace { mode: PollMode::Always, ..pace };
-        assert_eq!(always.rest(Tick(0), 0, false, Tick(u64::MAX)), Rest::Spin);
+        assert_eq!(always.rest(Tick(0), 0, None, Tick(u64::MAX)), Rest::Spin);
+        // Threads that owe get the processor.
+        let threads = Some(Debtor::Threads);
+        assert_eq!(pace.rest(Tick(100), u64::MAX, threads, Tick(100)), Rest::Sleep);
+        assert_eq!(always.rest(Tick(100), 0, threads, Tick(100)), Rest::Yield);
     }
 }

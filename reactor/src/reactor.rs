@@ -108,7 +108,8 @@ impl<S: Shard, C: Clock> Reactor<S, C> {
                 return Ok(());
             }
             if !busy {
-                match self.pace.rest(worked_until, busy_ns, matches!(work, Work::Owed { .. }), began) {
+                let owed = if let Work::Owed { by, .. } = work { Some(by) } else { None };
+                match self.pace.rest(worked_until, busy_ns, owed, began) {
                     Rest::Spin => std::hint::spin_loop(),
                     Rest::Yield => cpu::yield_now(),
                     Rest::Sleep => self.sleep(work)?,
@@ -162,7 +163,7 @@ impl<S: Shard, C: Clock> Reactor<S, C> {
     /// once if any of them has come already.
     fn sleep(&mut self, work: Work) -> io::Result<()> {
         self.wake.clear();
-        if let Work::Idle { next: Some(next) } | Work::Owed { next: Some(next) } = work {
+        if let Work::Idle { next: Some(next) } | Work::Owed { next: Some(next), .. } = work {
             self.wake.at(next);
         }
         if let Some(next) = self.timers.next() {

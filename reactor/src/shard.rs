@@ -36,6 +36,16 @@ pub struct Turn<'a, M> {
     pub timers: &'a mut Timers,
 }
 
+/// Who owes completions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Debtor {
+    /// Some device, by itself: they are likely to come soon, and it pays to be there.
+    Device,
+    /// Threads of this machine and nobody else: those of the kernel behind a loop device, or our own. They need a processor,
+    /// and it is likely to be this one, where they were asked.
+    Threads,
+}
+
 /// What a turn has found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Work {
@@ -44,10 +54,12 @@ pub enum Work {
         /// When the shard wants its next turn at the latest.
         next: Option<Tick>,
     },
-    /// The same, but a device owes completions: they are likely to come soon, and it pays to be there.
+    /// The same, but completions are owed.
     Owed {
         /// When the shard wants its next turn at the latest.
         next: Option<Tick>,
+        /// Who is at work on them.
+        by: Debtor,
     },
     /// So many events or completions were handled; more may follow at once. Nought counts as idle.
     Busy(u32),

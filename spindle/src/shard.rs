@@ -396,8 +396,10 @@ impl<N: Net> Shard for Core<N> {
         let work = Core::turn(self, cx.now, cx.mail);
         match work {
             _ if self.stopping => Work::Stop,
-            0 if self.channels.owe() => Work::Owed { next: self.deadline() },
-            0 => Work::Idle { next: self.deadline() },
+            0 => match self.channels.owed_by() {
+                Some(by) => Work::Owed { next: self.deadline(), by },
+                None => Work::Idle { next: self.deadline() },
+            },
             n => Work::Busy(n),
         }
     }

@@ -37,7 +37,7 @@ impl ChannelSeed for Seed {
         let Seed { shared, file, ring_allowed } = *self;
         let core = UringCore::of(env.shared, ring_allowed);
         let slot = match &core.ring {
-            Some(ring) if ring_allowed => Some(ring.borrow_mut().add_file(file, shared.eager)),
+            Some(ring) if ring_allowed => Some(ring.borrow_mut().add_file(file, shared.by_itself)),
             _ => None,
         };
         let owner = core.register(shared, slot);
@@ -104,6 +104,10 @@ impl IoChannel for FileChannel {
             }
             Err(flight) => Err(flight.io),
         }
+    }
+
+    fn works_by_threads(&self) -> bool {
+        self.owner.file.is_none() || !self.owner.shared.by_itself
     }
 
     fn kick(&mut self) {

@@ -85,8 +85,10 @@ pub(crate) struct Shared {
     pub file: OwnedFd,
     pub block_bytes: u32,
     pub direct: bool,
-    /// A device that begins to work when it is told of one operation (see [`spindle_ffi_uring::Ring::add_file`]).
-    pub eager: bool,
+    /// A device that works by itself, and begins when it is told of one operation (see
+    /// [`spindle_ffi_uring::Ring::add_file`]); what it is not needs threads of this machine: those of the kernel that read
+    /// and write the page cache, or a loop device's.
+    pub by_itself: bool,
     /// In a file system that lives in memory: nothing is waited for but, rarely, the host's swap.
     pub in_memory: bool,
     /// Holes can be found.
@@ -177,12 +179,12 @@ impl FileBdev {
             lends: false,
         };
         let in_memory = !is_block && !direct && lives_in_memory(&file);
-        let eager = direct && !is_loop(&file);
+        let by_itself = direct && !is_served_by_threads(&file);
         let shared = Shared {
             file: file.into(),
             block_bytes,
             direct,
-            eager,
+            by_itself,
             in_memory,
             sparse: !is_block,
             seeking: Mutex::new(()),
@@ -482,11 +484,13 @@ fn lives_in_memory(file: &File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|fs| matches!(fs.f_type as u32, 0x0102_1994 | 0x8584_58F6))
 }
 
-/// A loop device hands what it is told to a thread of the kernel, which costs the same for many operations as for one.
-fn is_loop(file: &File) -> bool {
-    const LOOP_MAJOR: u32 = 7; // Documentation/admin-guide/devices.txt
+/// A loop device hands what it is told to a thread of the kernel, which costs the same for many operations as for one and
+/// has to come to a processor; so do network block devices, and the program behind them.
+fn is_served_by_threads(file: &File) -> bool {
+    // Documentation/admin-guide/devices.txt: loop and network block devices.
+    const MAJORS: [u32; 2] = [7, 43];
     file.metadata()
-        .is_ok_and(|m| m.file_type().is_block_device() && rustix::fs::major(m.rdev()) == LOOP_MAJOR)
+        .is_ok_and(|m| m.file_type().is_block_device() && MAJORS.contains(&rustix::fs::major(m.rdev())))
 }
 
 fn block_shape(file: &File, path: &Path) -> Result<Shape, OpenError> {

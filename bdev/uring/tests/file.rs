@@ -10,7 +10,7 @@ use spindle_bdev::{
 };
 use spindle_bdev_uring::{CacheMode, Engine, FileBdev, FileConfig};
 use spindle_mem::{Arena, ArenaConfig, PoolConfig, Sgv, SgvPool, ShareId};
-use spindle_reactor::{CoreId, Tick};
+use spindle_reactor::{CoreId, Debtor, Tick};
 
 const ID: ChannelId = ChannelId(3);
 const MIB: u64 = 1 << 20;
@@ -286,6 +286,24 @@ fn a_resize_is_seen_by_channels_that_are_open() {
 }
 
 /// Small reads and writes are over when `submit` returns, larger ones and those that are to be flushed later.
+#[test]
+fn a_device_works_by_itself_and_the_page_cache_by_threads() {
+    each_way(|config| {
+        let by = match (config.engine, config.direct) {
+            (Engine::Auto, true) => Debtor::Device,
+            _ => Debtor::Threads,
+        };
+        let mut b = Bench::new(&FileBdev::open(config).unwrap());
+        // More than a core does by itself where a file lies in memory.
+        let sgv = b.pool.take(MIB as u32, ShareId(0)).unwrap();
+        let key = b.start(Op::Read, IoFlags::NONE, 0, MIB as u32 / 512, Some(sgv));
+        assert_eq!(b.channels.owed_by(), Some(by));
+        let (result, back) = b.wait(key);
+        assert_eq!((result, b.channels.owed_by()), (IoResult::Ok, None));
+        b.pool.put(back.unwrap());
+    });
+}
+
 #[test]
 fn a_file_in_memory_is_served_at_once() {
     let Ok(dir) = tempfile::tempdir_in(MEMORY) else { return eprintln!("no {MEMORY} here: not tested") };

@@ -430,7 +430,7 @@ impl World {
         let pause = Duration::from_nanos(self.rng.u64(100..=self.plan.turn_us * 1_000));
         let me = &mut self.cores[n];
         me.turn_at = Some(now + pause);
-        if let Work::Idle { next } | Work::Owed { next } = work {
+        if let Work::Idle { next } | Work::Owed { next, .. } = work {
             let mut wake = WakeSet::new();
             if me.core.arm(&mut wake) {
                 me.turn_at = None;
