@@ -92,7 +92,8 @@ impl<N: Net> IscsiTransport<N> {
             let mut crc = Crc32c::new();
             let mut next = body.slices(range.clone()).skip(1);
             for slice in body.slices(range.clone()) {
-                if let Some(next) = next.next() {
+                // Holes are one page, time and again.
+                if let Some(next) = next.next().filter(|next| next.as_ptr() != slice.as_ptr()) {
                     fetch_page(next);
                 }
                 crc.update(slice);
