@@ -117,7 +117,8 @@ pub trait Net {
     /// Sends what is queued for one connection without waiting for `flush`. A Net may ignore this.
     fn send_now(&mut self, _conn: ConnId) {}
 
-    /// Sends what is queued, one system call per connection that has something to say.
+    /// Sends what is queued, one system call per connection that has something to say. Where something has left before, a
+    /// Net may keep what is behind it for one turn more, and is not armed until then.
     fn flush(&mut self, now: Tick);
 
     /// Stops reading (`true`) or goes on: back-pressure of a connection whose commands find no room.

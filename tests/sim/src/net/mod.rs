@@ -21,7 +21,7 @@ use spindle_reactor::{Tick, WakeSet};
 pub use fabric::{Fabric, Got, PipeId, Profile, SharedFabric, Way, lock};
 
 /// Queued bytes at which a connection is sent from before the turn ends.
-const EARLY_FLUSH_BYTES: usize = 64 * 1024;
+const EARLY_FLUSH_BYTES: usize = 4 * 1024;
 /// How long an orderly close may take.
 const LINGER_MS: u64 = 1_000;
 
@@ -58,6 +58,8 @@ struct Conn {
     tx: VecDeque<Item>,
     sent: usize,
     queued: usize,
+    /// What waits was queued behind an early send of this turn, and stays for one more, as kernel TCP's does.
+    rest: bool,
     paused: bool,
     closing: Option<Tick>,
     fin_sent: bool,
@@ -257,6 +259,7 @@ impl Net for SimNet {
             tx: VecDeque::new(),
             sent: 0,
             queued: 0,
+            rest: false,
             paused: false,
             closing: None,
             fin_sent: false,
@@ -402,6 +405,7 @@ impl Net for SimNet {
         c.queued += item.len();
         c.tx.push_back(item);
         if c.queued >= EARLY_FLUSH_BYTES {
+            c.rest = true;
             self.send_some(conn);
         }
     }
@@ -411,13 +415,18 @@ impl Net for SimNet {
     }
 
     fn send_now(&mut self, conn: ConnId) {
-        self.send_some(conn);
+        if self.conn(conn).is_some_and(|c| !c.rest) {
+            self.send_some(conn);
+        }
     }
 
     fn flush(&mut self, now: Tick) {
         self.now = now;
         for slot in 0..self.conns.len() {
-            self.send_some(self.id_at(slot));
+            let id = self.id_at(slot);
+            if !self.conn_mut(id).is_some_and(|c| std::mem::take(&mut c.rest) && !c.tx.is_empty()) {
+                self.send_some(id);
+            }
         }
     }
 
