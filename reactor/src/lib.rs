@@ -16,7 +16,7 @@
 //!   for threads that run no reactor.
 //! * [`Timers`]: a wheel per core; arming and cancelling are O(1).
 //! * [`Pace`]: an idle core polls for a moment, then yields, then sleeps on the descriptors its shard names in
-//!   [`Shard::arm`]; or it polls always. [`CoreStats`] tells busy time from idle, and an empty poll is idle.
+//!   [`Shard::arm`], at once where only threads of this machine owe it something; or it polls always. [`CoreStats`] tells busy time from idle, and an empty poll is idle.
 //! * [`Clock`]: the machine's, or one that a simulation moves. A simulation needs no thread: it calls
 //!   [`Reactor::turn`], or works with [`Mailbox::drain`] and [`Turn`] itself.
 //! * [`Topology`] and [`CoreSet`]: which processors to use, and what would hurt there.

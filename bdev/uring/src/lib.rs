@@ -8,6 +8,9 @@
 //! | `workers` | threads for what has no asynchronous form, and for everything where io_uring is forbidden |
 //! | `errors` | what the system says → [`spindle_bdev::BlockError`] |
 //!
+//! **Who works.** A disk asked past the page cache works by itself, and is polled for; the page cache, loop and network block
+//! devices and our own threads need a processor, and a core that waits for them only leaves them its own.
+//!
 //! **When a write is durable.** With [`CacheMode::WriteBack`] after a flush, or at once with FUA; with
 //! [`CacheMode::WriteThrough`] always before it is answered; with [`CacheMode::NvCache`] the operator vouches for
 //! the host's memory and flushes are answered at once. A direct write carries its own durability (RWF_DSYNC); a

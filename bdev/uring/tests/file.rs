@@ -285,7 +285,6 @@ fn a_resize_is_seen_by_channels_that_are_open() {
     assert!(bdev.resize(Some(0)).is_err() && bdev.resize(Some(u64::MAX)).is_err());
 }
 
-/// Small reads and writes are over when `submit` returns, larger ones and those that are to be flushed later.
 #[test]
 fn a_device_works_by_itself_and_the_page_cache_by_threads() {
     each_way(|config| {
@@ -304,6 +303,7 @@ fn a_device_works_by_itself_and_the_page_cache_by_threads() {
     });
 }
 
+/// Small reads and writes are over when `submit` returns, larger ones and those that are to be flushed later.
 #[test]
 fn a_file_in_memory_is_served_at_once() {
     let Ok(dir) = tempfile::tempdir_in(MEMORY) else { return eprintln!("no {MEMORY} here: not tested") };

@@ -3,7 +3,7 @@
 //! One epoll set per core; its descriptor is what the core sleeps on. A turn costs one `epoll_wait` (none in most
 //! turns of a lone connection that waits for each answer), one `readv` per connection with something to read (headers
 //! into staging and payload into its vector by the same call), and one `sendmsg` per connection with something to say
-//! (more where whole segments of the kernel wait before the turn ends). A connection that holds a partial PDU only
+//! (more where whole segments of the kernel wait before the turn ends; what is behind them then waits for one turn). A connection that holds a partial PDU only
 //! keeps its few bytes; staging buffers belong to the core and go round.
 
 mod conn;

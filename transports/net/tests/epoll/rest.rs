@@ -3,7 +3,8 @@
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 
-use spindle_net::{ConnId, Net, TcpConfig};
+use spindle_mem::{SgvRef, ShareId};
+use spindle_net::{Close, CloseReason, ConnId, Net, TcpConfig};
 use spindle_reactor::WakeSet;
 
 use crate::bench::{Bench, pattern};
@@ -104,7 +105,7 @@ fn nothing_waits_where_the_peer_has_hardly_a_whole_pdu() {
 fn a_close_takes_the_rest_along() {
     let (mut b, mut client, conn) = connected();
     let (left, rest) = queue_until_some_leave(&mut b, conn);
-    b.net.close(conn, spindle_net::Close::Graceful);
+    b.net.close(conn, Close::Graceful);
     for _ in 0..3 {
         b.net.flush(b.now());
         b.net.poll(b.now(), 64, &mut b.events);
@@ -113,4 +114,24 @@ fn a_close_takes_the_rest_along() {
     let mut all = Vec::new();
     client.read_to_end(&mut all).unwrap();
     assert_eq!(all.len(), left + rest);
+}
+
+#[test]
+fn a_rest_ends_with_its_connection_and_the_next_in_its_place_knows_nothing_of_it() {
+    let (mut b, client, conn) = connected();
+    queue_until_some_leave(&mut b, conn);
+    let sgv = b.pool.take(512, ShareId(0)).unwrap();
+    b.net.send(conn, &[7; 48], Some((SgvRef::new(sgv), 0..512)), &[]);
+    b.net.flush(b.now());
+    // It waits; with much unread at the peer's end, closing there is a reset.
+    drop(client);
+    assert!(matches!(b.closed(conn), CloseReason::Failed(_) | CloseReason::PeerClosed));
+    assert!(b.pool.is_full(), "its body is back");
+    let (mut client, next) = b.connect("127.0.0.1:0");
+    client.set_nonblocking(true).unwrap();
+    assert_eq!(next.slot(), conn.slot());
+    b.net.send(next, &[8; 48], None, &[]);
+    b.net.flush(b.now());
+    assert_eq!(came(&mut client), 48);
+    assert!(b.net.arm(&mut WakeSet::new()));
 }
