@@ -26,7 +26,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::PAGE_BYTES;
 use crate::arena::{Arena, ArenaFull};
-use crate::fetch::{fetch, fetch_lines};
+use crate::fetch::{fetch, fetch_head, fetch_lines};
 use crate::page_entry::{AtomicI64, Detached, Entry, Pages, View, release};
 use crate::sgv::{Kind, Seg, Sgv};
 
@@ -250,7 +250,10 @@ impl PageTable {
                     }
                     Detached::Read => spare,
                 };
-                sgv.header_mut().segs[n] = self.arena.seg(back);
+                let seg = self.arena.seg(back);
+                // Vectors that come back are taken first: the next data is likely to be received into this page.
+                fetch_head(seg.ptr.as_ptr());
+                sgv.header_mut().segs[n] = seg;
             } else {
                 let source = |mut to: &mut [u8]| {
                     for from in sgv.slices(at..at + part.len as u32) {
