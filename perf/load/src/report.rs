@@ -34,6 +34,8 @@ pub struct Stats {
     pub receives: u64,
     /// The same for sending.
     pub sends: u64,
+    /// Commands of an open loop that were due or under way while the generator did not run: their latency is not known.
+    pub blurred: u64,
     /// Whether latencies count at present.
     pub counting: bool,
 }
@@ -51,6 +53,7 @@ impl Default for Stats {
             verified: 0,
             receives: 0,
             sends: 0,
+            blurred: 0,
             counting: false,
         }
     }
@@ -78,6 +81,7 @@ impl Stats {
         self.verified += other.verified;
         self.receives += other.receives;
         self.sends += other.sends;
+        self.blurred += other.blurred;
     }
 }
 
@@ -149,6 +153,9 @@ pub struct Report {
     pub ops_per_send: f64,
     /// Commands of an open loop that were due and never sent: the target did not keep up.
     pub unsent: u64,
+    /// Commands of an open loop that are left out, as the generator did not run when they were due or under way.
+    #[serde(default)]
+    pub blurred: u64,
     /// How often the scheduler took the core away from the generator: figures with many are worthless.
     pub preempted: u64,
 }
@@ -162,7 +169,7 @@ impl Report {
         Self {
             name,
             seconds,
-            ops_per_second: all.len() as f64 / seconds,
+            ops_per_second: (all.len() + stats.blurred) as f64 / seconds,
             bytes_per_second: stats.bytes as f64 / seconds,
             latency: Latency::of(&all),
             read: Latency::of(&stats.read),
@@ -175,6 +182,7 @@ impl Report {
             ops_per_receive: per(stats.receives),
             ops_per_send: per(stats.sends),
             unsent: 0,
+            blurred: stats.blurred,
             preempted,
         }
     }
@@ -208,6 +216,10 @@ impl Report {
             (self.verified, "reads were compared with what was written"),
             (self.r2ts, "R2Ts were answered"),
             (self.unsent, "commands were due and never sent: the target does not keep up with the rate"),
+            (
+                self.blurred,
+                "commands were due or under way while the generator did not run, and are left out",
+            ),
             (self.preempted, "times the generator lost its core"),
         ] {
             if n > 0 {

@@ -1,5 +1,7 @@
 //! When the next command is due.
 
+use std::ops::Range;
+
 /// Source of commands for the connections of a thread.
 pub struct Feed {
     /// Commands left to be given out.
@@ -61,14 +63,27 @@ impl Feed {
         self.left == 0
     }
 
+    /// The generator did not run for a while: what fell due meanwhile is not sent, so that its absence becomes no burst for
+    /// the target. How many there were. Where some were overdue before, the target does not keep up, and has all of them to
+    /// answer for.
+    pub fn skip(&mut self, absent_ns: Range<u64>) -> u64 {
+        match self.pace {
+            Pace::Open { next_ns, .. } if next_ns >= absent_ns.start as f64 => self.drop_due(absent_ns.end),
+            _ => 0,
+        }
+    }
+
+    fn drop_due(&mut self, now_ns: u64) -> u64 {
+        let mut dropped = 0;
+        while self.due(now_ns).is_some() {
+            dropped += 1;
+        }
+        dropped
+    }
+
     /// No more commands. Those of an open loop that were due before `end_ns` and never sent are counted.
     pub fn stop(&mut self, end_ns: u64) -> u64 {
-        let mut missed = 0;
-        if self.is_open() {
-            while self.due(end_ns).is_some() {
-                missed += 1;
-            }
-        }
+        let missed = if self.is_open() { self.drop_due(end_ns) } else { 0 };
         self.left = 0;
         missed
     }
@@ -91,6 +106,17 @@ mod tests {
         assert_eq!(feed.due(1350), None);
         assert_eq!(feed.stop(1650), 3);
         assert!(feed.is_exhausted());
+    }
+
+    #[test]
+    fn what_fell_due_in_an_absence_is_not_made_up_for() {
+        let mut feed = Feed::open(Some(10), 1000, 1e9 / 100.0, None);
+        assert_eq!(feed.skip(900..999), 0);
+        assert_eq!(feed.skip(999..1250), 3);
+        assert_eq!((feed.due(1290), feed.due(1300)), (None, Some(1300)));
+        // One was due before and could not be sent: the target's doing.
+        assert_eq!(feed.skip(1450..5000), 0);
+        assert_eq!((feed.due(1450), feed.skip(1450..5000), feed.is_exhausted()), (Some(1400), 5, true));
     }
 
     #[test]

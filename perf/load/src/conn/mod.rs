@@ -79,6 +79,11 @@ struct Protocol {
     /// End of the batch that is being read.
     now: u64,
     stats: Stats,
+    /// Of an open loop: commands that ended in this pass, WRITEs or not, with their latency. They count when it is known
+    /// that the generator ran all the time.
+    ended: Option<Vec<(bool, u64)>>,
+    /// Commands that began or ended in this pass.
+    handled: u32,
     /// Sense data or the like of the PDU being read.
     extra: Vec<u8>,
 }
@@ -181,6 +186,8 @@ impl Conn {
             rng,
             now: 0,
             stats: Stats::default(),
+            ended: work.rate.is_some().then(|| Vec::with_capacity(depth.into())),
+            handled: 0,
             extra: Vec::new(),
         };
         let receive_bytes = if active { work.receive_bytes as usize } else { 2048 };
@@ -219,6 +226,17 @@ impl Conn {
     /// Commands without an answer.
     pub fn outstanding(&self) -> usize {
         self.state.tasks.len() - self.state.free.len()
+    }
+
+    /// The pass is over: whether the generator ran all the time. If not, it is not known when the answers came that it
+    /// found, nor when those would have come that are still out.
+    pub fn settle(&mut self, ran: bool) {
+        self.state.settle(ran);
+    }
+
+    /// Commands that began or ended since this was asked last.
+    pub fn take_handled(&mut self) -> u32 {
+        std::mem::take(&mut self.state.handled)
     }
 
     /// Begins to count, once.
@@ -266,6 +284,7 @@ impl Protocol {
             let slot = self.free.pop().expect("one is free");
             self.choose(slot, start);
             self.send_command(slot, window);
+            self.handled += 1;
             let outstanding = (self.tasks.len() - self.free.len()) as u32;
             self.stats.outstanding_max = self.stats.outstanding_max.max(outstanding);
         }
@@ -305,6 +324,7 @@ impl Protocol {
             received: 0,
             write,
             live: true,
+            blurred: false,
         };
     }
 
@@ -466,13 +486,36 @@ impl Protocol {
         }
         self.tasks[usize::from(slot)].live = false;
         self.free.push(slot);
-        if self.stats.counting {
+        self.handled += 1;
+        if task.blurred {
+            self.stats.blurred += u64::from(self.stats.counting);
+        } else if self.stats.counting {
             let latency = self.now.saturating_sub(task.start);
-            let histogram = if task.write { &mut self.stats.write } else { &mut self.stats.read };
-            histogram.saturating_record(latency);
-            self.stats.bytes += u64::from(self.target.bs);
+            match &mut self.ended {
+                Some(ended) => ended.push((task.write, latency)),
+                None => self.record(task.write, latency),
+            }
         }
         Ok(())
+    }
+
+    #[inline]
+    fn record(&mut self, write: bool, latency: u64) {
+        let histogram = if write { &mut self.stats.write } else { &mut self.stats.read };
+        histogram.saturating_record(latency);
+        self.stats.bytes += u64::from(self.target.bs);
+    }
+
+    fn settle(&mut self, ran: bool) {
+        let Some(mut ended) = self.ended.take() else { return };
+        if ran {
+            ended.iter().for_each(|&(write, latency)| self.record(write, latency));
+        } else {
+            self.stats.blurred += ended.len() as u64;
+            self.tasks.iter_mut().for_each(|task| task.blurred = true);
+        }
+        ended.clear();
+        self.ended = Some(ended);
     }
 
     fn compare(&mut self, slot: u16, task: Task) -> Result<()> {

@@ -19,6 +19,8 @@ pub struct Task {
     pub write: bool,
     /// Without an answer.
     pub live: bool,
+    /// The generator did not run at some moment since it was due.
+    pub blurred: bool,
 }
 
 impl Task {
