@@ -131,7 +131,7 @@ fn describe(sample: &Sample, outcome: &Outcome) -> String {
 }
 
 /// Writes every page of a disk in memory once: what a first write pays the system for a page is not what is compared.
-fn fill(running: &Running, spec: &ContenderSpec, cpu: u32) -> Result<()> {
+pub(crate) fn fill(running: &Running, spec: &ContenderSpec, cpu: u32) -> Result<()> {
     let (ContenderSpec::Spindle(program) | ContenderSpec::Spdk(program)) = spec else { return Ok(()) };
     if program.lun != Lun::Ram {
         return Ok(());

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::compare::{ContenderSpec, Item, Kind, start_target};
+use crate::compare::{ContenderSpec, Item, Kind, fill, start_target};
 use crate::load;
 use crate::units::thousands;
 use crate::workload::Workload;
@@ -54,6 +54,8 @@ pub fn available() -> Result<()> {
 pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<String> {
     available()?;
     let (running, _) = start_target(&plan.contender, &[plan.target_cpu])?;
+    // Reads of what was never written are answered out of one page of zeroes.
+    fill(&running, &plan.contender, plan.generator_cpu).context("filling it")?;
     let pid = running.pid().context("only a target that was started here can be looked at")?;
     let mut out = String::from("| work | a second | ns each |");
     for place in Place::ALL {
