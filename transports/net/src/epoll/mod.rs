@@ -26,6 +26,7 @@ use crate::net::{Body, Close, CloseReason, ConnId, ListenerId, Net, NetError, Ne
 use conn::{Conn, Phase};
 use listen::Listener;
 use lone::Lone;
+use send::Runs;
 
 /// Knobs of kernel TCP. The defaults serve a storage network.
 #[derive(Clone, Debug)]
@@ -90,6 +91,7 @@ pub struct EpollNet {
     closing: Vec<u32>,
     listeners: Vec<Option<Listener>>,
     staging: StagingPool,
+    runs: Runs,
     ready: Vec<epoll::Event>,
     lone: Lone,
     /// What happened outside `poll` and waits to be reported.
@@ -123,6 +125,7 @@ impl EpollNet {
             config,
             conns: Vec::new(),
             free: Vec::new(),
+            runs: Runs::default(),
             dirty: Vec::new(),
             closing: Vec::new(),
             listeners: Vec::new(),

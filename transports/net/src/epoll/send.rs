@@ -33,6 +33,29 @@ const FETCH_BYTES_MAX: usize = 128 * 1024;
 /// Early sends until the MSS is looked up again: it grows with the peer's window, and paths change.
 const LOOK_EVERY: u32 = 64;
 
+/// PDUs of nothing but a header that follow each other, as answers to WRITEs do, lie in one piece of at most so many bytes: the
+/// kernel takes one range of memory for less than as many as there are PDUs. It is what one turn takes in of a connection.
+const RUN_BYTES: usize = 64 * 52;
+/// Pieces of a core that wait to be used again.
+const RUNS_SPARE: usize = 16;
+
+/// Memory for such pieces.
+#[derive(Default)]
+pub(super) struct Runs(Vec<Vec<u8>>);
+
+impl Runs {
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_else(|| Vec::with_capacity(RUN_BYTES))
+    }
+
+    fn put(&mut self, mut run: Vec<u8>) {
+        if self.0.len() < RUNS_SPARE {
+            run.clear();
+            self.0.push(run);
+        }
+    }
+}
+
 /// What waits to be sent on one connection.
 pub(super) struct SendQueue {
     items: VecDeque<Item>,
@@ -64,6 +87,8 @@ struct Item {
 enum Head {
     Inline(ArrayVec<u8, HEAD_INLINE>),
     Long(Box<[u8]>),
+    /// Those of several PDUs.
+    Run(Vec<u8>),
 }
 
 impl Head {
@@ -71,6 +96,7 @@ impl Head {
         match self {
             Head::Inline(b) => b,
             Head::Long(b) => b,
+            Head::Run(b) => b,
         }
     }
 }
@@ -139,7 +165,10 @@ impl SendQueue {
         self.items.drain(..).filter_map(|item| item.body.map(|(sgv, _)| sgv))
     }
 
-    fn push(&mut self, head: &[u8], body: Option<Body>, tail: &[u8]) {
+    fn push(&mut self, runs: &mut Runs, head: &[u8], body: Option<Body>, tail: &[u8]) {
+        if body.is_none() && tail.is_empty() && self.join(runs, head) {
+            return;
+        }
         let head = match ArrayVec::try_from(head) {
             Ok(inline) => Head::Inline(inline),
             Err(_) => Head::Long(head.into()),
@@ -150,6 +179,29 @@ impl SendQueue {
         let item = Item { len: head.bytes().len() + payload + kept.len(), head, body, tail: kept };
         self.queued += item.len;
         self.items.push_back(item);
+    }
+
+    /// A PDU without data joins the one before, if that has none either. Some of that one may be out already: what is left
+    /// of the stream stays the same.
+    #[inline]
+    fn join(&mut self, runs: &mut Runs, head: &[u8]) -> bool {
+        let Some(last) = self.items.back_mut().filter(|last| last.body.is_none() && last.tail.is_empty())
+        else {
+            return false;
+        };
+        match &mut last.head {
+            Head::Run(run) if run.len() + head.len() <= RUN_BYTES => run.extend_from_slice(head),
+            Head::Inline(first) if head.len() <= HEAD_INLINE => {
+                let mut run = runs.take();
+                run.extend_from_slice(first);
+                run.extend_from_slice(head);
+                last.head = Head::Run(run);
+            }
+            _ => return false,
+        }
+        last.len += head.len();
+        self.queued += head.len();
+        true
     }
 
     /// Bytes to be sent before the turn ends: whole units, if `early` bytes wait.
@@ -193,7 +245,7 @@ impl SendQueue {
     }
 
     /// `n` more bytes are out: whole items are dropped, their bodies released.
-    fn advance(&mut self, mut n: usize, mut released: impl FnMut(SgvRef)) {
+    fn advance(&mut self, mut n: usize, runs: &mut Runs, mut released: impl FnMut(SgvRef)) {
         self.queued -= n;
         n += self.sent;
         while let Some(first) = self.items.front() {
@@ -201,8 +253,10 @@ impl SendQueue {
                 break;
             }
             n -= first.len;
-            if let Some(Item { body: Some((sgv, _)), .. }) = self.items.pop_front() {
-                released(sgv);
+            match self.items.pop_front() {
+                Some(Item { body: Some((sgv, _)), .. }) => released(sgv),
+                Some(Item { head: Head::Run(run), .. }) => runs.put(run),
+                _ => {}
             }
         }
         self.sent = n;
@@ -214,13 +268,14 @@ impl EpollNet {
     pub(super) fn queue(&mut self, id: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]) {
         let early = self.config.early_flush_bytes as usize;
         self.lone.answered();
-        let Some(conn) = self.conn_mut(id) else {
+        let slot = self.conns.get_mut(id.slot()).filter(|slot| slot.generation == id.0 >> 20);
+        let Some(conn) = slot.and_then(|slot| slot.conn.as_mut()) else {
             if let Some((body, _)) = body {
                 self.pending.push(NetEvent::Released { conn: id, body });
             }
             return;
         };
-        conn.tx.push(head, body, tail);
+        conn.tx.push(&mut self.runs, head, body, tail);
         let first = !std::mem::replace(&mut conn.dirty, true);
         let whole = if conn.blocked {
             0
@@ -277,8 +332,8 @@ impl EpollNet {
             match result {
                 Ok(n) => {
                     bytes_max -= n;
-                    let pending = &mut self.pending;
-                    conn.tx.advance(n, |body| pending.push(NetEvent::Released { conn: id, body }));
+                    let (runs, pending) = (&mut self.runs, &mut self.pending);
+                    conn.tx.advance(n, runs, |body| pending.push(NetEvent::Released { conn: id, body }));
                     if n < offered {
                         // The kernel's buffer is full; it will say when there is room again.
                         conn.blocked = true;
@@ -309,7 +364,7 @@ mod tests {
         let (mut queue, mut all) = (SendQueue::new(), Vec::new());
         for (n, &len) in lens.iter().enumerate() {
             let head: Vec<u8> = (0..len).map(|i| (i * 7 + n) as u8).collect();
-            queue.push(&head, None, &[n as u8; 3]);
+            queue.push(&mut Runs::default(), &head, None, &[n as u8; 3]);
             all.extend(&head);
             all.extend([n as u8; 3]);
         }
@@ -339,7 +394,7 @@ mod tests {
             assert_eq!(queue.worth_sending(4_096, || look(4_000)), 3 * 2_896);
         }
         assert_eq!(queue.worth_sending(4_096, || look(4_000)), 8_000);
-        queue.advance(8_000, |_| {});
+        queue.advance(8_000, &mut Runs::default(), |_| {});
         assert_eq!(queue.worth_sending(4_096, || look(1)), 0);
         assert_eq!(looks, 2);
     }
@@ -357,9 +412,58 @@ mod tests {
                 assert!(n > 0 && n <= step);
                 got.extend(slices.iter().flat_map(|s| s.iter().copied()));
                 drop(slices);
-                queue.advance(n, |_| {});
+                queue.advance(n, &mut Runs::default(), |_| {});
             }
             assert_eq!(got, all, "cut by {step}");
+        }
+    }
+
+    /// The next `step` bytes, and how many slices they came in.
+    fn drained(queue: &mut SendQueue, runs: &mut Runs, step: usize) -> (Vec<u8>, usize) {
+        let mut slices = ArrayVec::new();
+        queue.slices(step, &mut slices);
+        let bytes: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
+        let count = slices.len();
+        drop(slices);
+        queue.advance(bytes.len(), runs, |_| {});
+        (bytes, count)
+    }
+
+    #[test]
+    fn headers_that_follow_each_other_are_one_slice_and_their_memory_is_used_again() {
+        let (mut queue, mut runs) = (SendQueue::new(), Runs::default());
+        for round in 0..3u8 {
+            let heads: Vec<[u8; 48]> = (0..10).map(|n| [round * 16 + n; 48]).collect();
+            heads.iter().for_each(|head| queue.push(&mut runs, head, None, &[]));
+            assert_eq!(queue.queued_bytes(), 480);
+            assert_eq!(drained(&mut queue, &mut runs, usize::MAX), (heads.concat(), 1));
+            assert_eq!((queue.is_empty(), runs.0.len(), runs.0[0].len()), (true, 1, 0));
+        }
+    }
+
+    #[test]
+    fn what_joins_a_header_that_is_partly_out_comes_behind_it() {
+        for step in [1, 47, 48, 49, 95, 96, 1_000] {
+            let (mut queue, mut runs, mut got, mut all) =
+                (SendQueue::new(), Runs::default(), Vec::new(), Vec::new());
+            for n in 0..200u8 {
+                let head = [n; 52];
+                queue.push(&mut runs, &head, None, &[]);
+                all.extend(head);
+                // A PDU of another kind now and then: longer, or with something behind it.
+                match n % 16 {
+                    3 => queue.push(&mut runs, &[n; 60], None, &[]),
+                    7 => queue.push(&mut runs, &[n; 40], None, &[n; 4]),
+                    _ => continue,
+                }
+                all.extend(vec![n; if n % 16 == 3 { 60 } else { 44 }]);
+                got.extend(drained(&mut queue, &mut runs, step).0);
+            }
+            while !queue.is_empty() {
+                got.extend(drained(&mut queue, &mut runs, step).0);
+            }
+            assert!(got == all, "cut by {step}");
+            assert!(runs.0.len() <= RUNS_SPARE && runs.0.iter().all(|run| run.capacity() == RUN_BYTES));
         }
     }
 }
