@@ -186,8 +186,10 @@ impl Arena {
             if u64::from(missing) > room {
                 return Err(full);
             }
-            // Twice what there is, so that few regions are needed; never beyond the limit.
-            let next = (space.mapped_bytes / PAGE_BYTES as u64).max(u64::from(missing)).min(room);
+            // An eighth of what there is, and no less than the first: few regions are needed, and little is mapped that
+            // nobody asked for. (Reserved huge pages are all present from then on: a tenth of a second for each GiB.)
+            let step = (space.mapped_bytes / 8).max(self.config.first_bytes) / PAGE_BYTES as u64;
+            let next = step.max(missing.into()).min(room);
             let next = u32::try_from(next).unwrap_or(u32::MAX).min(REGION_PAGES_MAX);
             if let Err(reason) = self.grow(space, next) {
                 space.warnings.push(format!("no further region of {next} pages: {reason}"));
