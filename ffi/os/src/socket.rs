@@ -72,6 +72,39 @@ pub fn set_not_sent_low_water<F: AsFd>(fd: F, bytes: u32) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes.min(i32::MAX as u32) as libc::c_int)
 }
 
+/// Has a socket begin with room for `bytes` that nobody has read yet, and the kernel adapt it from there on. To be called before
+/// it listens or connects: what it accepts begins with the same. Does nothing where there is more room already. The system's
+/// limit (`net.core.rmem_max`) holds for whoever has no CAP_NET_ADMIN; an error leaves what was there, as on a Linux
+/// before 5.14, where whoever sets the size ends its adaptation.
+pub fn set_receive_room<F: AsFd>(fd: F, bytes: u32) -> io::Result<()> {
+    let fd = fd.as_fd();
+    // The kernel counts its own overhead, and keeps and tells twice what it was told.
+    let before = get_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
+    let wanted = bytes.min(i32::MAX as u32 / 2) as libc::c_int;
+    if before >= 2 * wanted {
+        return Ok(());
+    }
+    let adapt = || set_int(fd, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 0);
+    // Nothing is locked yet: this only asks whether it could be undone.
+    adapt()?;
+    if set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
+        set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, wanted)?;
+        if get_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)? < before {
+            set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, before / 2)?;
+        }
+    }
+    adapt()
+}
+
+fn get_int<F: AsFd>(fd: F, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes to `value`, an int, as these options are documented to tell.
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &mut len) })?;
+    Ok(value)
+}
+
 fn set_int<F: AsFd>(fd: F, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let (fd, len) = (fd.as_fd().as_raw_fd(), size_of::<libc::c_int>() as libc::socklen_t);
     // SAFETY: the kernel reads `len` bytes from `value`, an int, as these options are documented to want.
@@ -104,6 +137,23 @@ mod tests {
     }
 
     #[test]
+    fn room_to_receive_is_inherited_and_stays_the_kernels_to_adapt() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let room = |fd: &dyn AsFd| get_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap();
+        let usual = room(&listener);
+        set_receive_room(&listener, 1 << 20).unwrap();
+        let now = room(&listener);
+        assert!(now > usual, "{now} after {usual}");
+        let _ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        assert_eq!(room(&theirs), now);
+        assert_eq!(get_int(&theirs, libc::SOL_SOCKET, libc::SO_BUF_LOCK).unwrap(), 0);
+        // Less than there is changes nothing.
+        set_receive_room(&listener, 4096).unwrap();
+        assert_eq!(room(&listener), now);
+    }
+
+    #[test]
     fn options_are_taken_by_a_tcp_socket_and_refused_by_a_file() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -112,6 +162,7 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(set_zero_copy(&file, true).is_err());
         assert!(set_busy_poll(&file, 50).is_err());
+        assert!(set_receive_room(&file, 1 << 20).is_err());
         assert!(tcp_path(&file).is_err());
         assert!(unacknowledged_bytes(&file).is_err());
     }

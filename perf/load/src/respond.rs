@@ -9,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use spindle_ffi_os::socket::set_receive_room;
 use spindle_iscsi_wire::bhs::Digests;
 use spindle_iscsi_wire::keys::name;
 use spindle_iscsi_wire::login::LoginFlags;
@@ -20,6 +21,7 @@ use spindle_iscsi_wire::{
 
 use crate::conn::rx::{Rx, Sink, crc32c};
 use crate::conn::tx::{Sizes, Tx};
+use crate::wire::RECEIVE_ROOM;
 
 /// The name it answers to.
 pub const TARGET: &str = "iqn.2026-01.org.example:respond";
@@ -58,6 +60,7 @@ impl Disk {
 pub fn serve(listener: &TcpListener, disk: Disk, stop: &AtomicBool) -> Result<()> {
     ensure!(disk.bytes >= 1 << 20 && disk.bytes.is_multiple_of(BLOCK), "the memory is at least 1 MiB");
     listener.set_nonblocking(true)?;
+    let _ = set_receive_room(listener, RECEIVE_ROOM);
     let mut conns: Vec<Conn> = Vec::new();
     let mut turns = 0u32;
     while !stop.load(Ordering::Relaxed) {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use spindle_ffi_os::cpu;
+use spindle_ffi_os::{cpu, socket};
 
 use crate::report::{Latency, Report, Stats, preemptions};
 use crate::units::{size_text, thousands};
@@ -102,6 +102,9 @@ impl Shape {
     }
 }
 
+/// What a responder's connections have room for at first, as those of targets.
+pub(crate) const RECEIVE_ROOM: u32 = 2 << 20;
+
 /// The batches that are tried when none is given.
 pub fn batches(bs: usize) -> &'static [usize] {
     if bs >= 32 << 10 {
@@ -137,6 +140,8 @@ impl Sample {
 pub fn run(shape: &Shape) -> Result<Report> {
     shape.check()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port on loopback")?;
+    // A limit that begins by waiting for the window is none.
+    let _ = socket::set_receive_room(&listener, RECEIVE_ROOM);
     let address = listener.local_addr()?;
     let mut near = Vec::new();
     let mut far = Vec::new();

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use spindle_ffi_os::socket;
 
 use super::{EpollNet, LISTENER, TcpConfig, TcpSocket, os};
 use crate::net::{ListenerId, NetError, NetEvent};
@@ -38,6 +39,8 @@ impl EpollNet {
             // [::] serves IPv6 only: a portal is one address of one family, as SendTargets announces it.
             sockopt::set_ipv6_v6only(&fd, true).map_err(named("setting up"))?;
         }
+        // Where it cannot be had, windows grow from the system's own beginning.
+        let _ = socket::set_receive_room(&fd, self.config.receive_bytes);
         rustix::net::bind(&fd, &at).map_err(named("binding to"))?;
         rustix::net::listen(&fd, self.config.backlog).map_err(named("listening at"))?;
         let local = rustix::net::getsockname(&fd)

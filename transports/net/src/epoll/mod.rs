@@ -48,6 +48,10 @@ pub struct TcpConfig {
     pub linger_ms: u64,
     /// Length of the queue of connections not yet accepted.
     pub backlog: i32,
+    /// What an initiator may send at first before any of it is read, in bytes; the kernel adapts it from there on. With
+    /// the system's 64 KiB a stream of large writes begins by waiting for the window, which some congestion control (BBR)
+    /// takes for the path's rate and never gets over.
+    pub receive_bytes: u32,
 }
 
 impl Default for TcpConfig {
@@ -61,6 +65,7 @@ impl Default for TcpConfig {
             user_timeout_ms: 30_000,
             linger_ms: 1_000,
             backlog: 4_096,
+            receive_bytes: 2 << 20,
         }
     }
 }
