@@ -196,6 +196,7 @@ impl<N: Net> IscsiTransport<N> {
         let crc = conn.digests.data.then(Crc32c::new);
         let Some(buf) = self.net.land(conn.id, buf, 0..len) else {
             self.unfinished(conn, (session, key), (id, len), None, crc);
+            self.look_at_window(conn, session, mid);
             return false;
         };
         if let Some(mut crc) = crc {
@@ -205,6 +206,7 @@ impl<N: Net> IscsiTransport<N> {
             let sound = crc.clone().finish();
             if !self.net.bytes(conn.id).starts_with(&sound) {
                 self.unfinished(conn, (session, key), (id, len), Some(buf), Some(crc));
+                self.look_at_window(conn, session, mid);
                 return true;
             }
             self.net.consume(conn.id, sound.len() as u32);
