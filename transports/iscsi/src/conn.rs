@@ -11,7 +11,7 @@ use spindle_reactor::Tick;
 use crate::digest::Crc32c;
 use crate::like::Like;
 use crate::login::{Login, LoginDone};
-use crate::rx::{LARGE_BYTES, WARY_PDUS};
+use crate::rx::{LARGE_BYTES, LARGE_READ_BYTES, WARY_PDUS};
 use crate::session::Session;
 use crate::task::Task;
 use crate::timers::ConnTimer;
@@ -285,7 +285,7 @@ impl Conn {
     pub fn passed(&mut self, len: u32, edtl: u32) {
         if len >= LARGE_BYTES {
             self.wary = WARY_PDUS;
-        } else if edtl < 4 * LARGE_BYTES {
+        } else if edtl < LARGE_READ_BYTES {
             self.wary = self.wary.saturating_sub(1);
         }
     }

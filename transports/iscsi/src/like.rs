@@ -10,12 +10,13 @@ use spindle_net::Net;
 use spindle_scsi_port::Mid;
 
 use crate::conn::Conn;
-use crate::rx::LARGE_BYTES;
 use crate::timers::Later;
 use crate::transport::IscsiTransport;
 
 /// Smaller segments are copied: that costs less than a slice of their own.
 const LEAST_BYTES: u32 = 4096;
+/// Beside larger ones a read for each costs nothing.
+const MOST_BYTES: u32 = 32 * 1024;
 /// What the vectors lent to a connection hold together: with the headers, as much as the Net could stage.
 const LENT_BYTES: u32 = 60 * 1024;
 /// Like commands before a guess is made, at first and at most.
@@ -61,7 +62,7 @@ impl<N: Net> IscsiTransport<N> {
             }
             return;
         }
-        like.bytes = if (LEAST_BYTES..LARGE_BYTES).contains(&bytes) { bytes } else { 0 };
+        like.bytes = if (LEAST_BYTES..=MOST_BYTES).contains(&bytes) { bytes } else { 0 };
         like.streak = 0;
         if like.on {
             like.enough = like.enough.saturating_mul(2).min(STREAK_MOST.max(like.enough));

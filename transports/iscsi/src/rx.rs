@@ -22,8 +22,11 @@ const BATCH_BYTES: u32 = 64 * 1024;
 /// For so many small PDUs after a large data segment, headers are read one by one, so that the next such segment lands
 /// without a copy although reads come between: a receive more is cheap beside a copy.
 pub(crate) const WARY_PDUS: u8 = 32;
-/// A data segment from here on is large.
-pub(crate) const LARGE_BYTES: u32 = 16 * 1024;
+/// A data segment from here on is large: to copy a smaller one costs less than the two receives, or three, that are made of one
+/// where headers are read one by one.
+pub(crate) const LARGE_BYTES: u32 = 48 * 1024;
+/// Beside a read of so much a receive more costs nothing.
+pub(crate) const LARGE_READ_BYTES: u32 = 64 * 1024;
 
 /// What to do with the data segment of a PDU.
 #[derive(Clone, Copy, Debug)]
