@@ -18,6 +18,9 @@ use crate::timers::ConnTimer;
 
 /// Fewer answers than these are not worth a send of their own.
 const HALF_LEAST: u32 = 8;
+/// A command counts for as many PDUs of a turn's budget as it moves times so much: 64 reads of 128 KiB make a millisecond, for
+/// which all other connections of the core would wait.
+const BYTES_A_PDU: u32 = 16 * 1024;
 /// Beyond, there is always enough on the way.
 const HALVED_MOST: u32 = 96;
 
@@ -66,6 +69,8 @@ pub struct Conn {
     pub needed: u32,
     /// What the Net was told to read ahead.
     pub ahead: u32,
+    /// What this turn may still take in of it, in PDUs.
+    pub budget: u32,
     /// For how many PDUs no more than a header is read ahead: large payload may follow it.
     pub wary: u8,
     /// Whether it is a stream of like writes.
@@ -213,6 +218,7 @@ impl Conn {
             needed: 0,
             ahead: 0,
             wary: WARY_PDUS,
+            budget: 0,
             like: Like::new(),
             held: false,
             stalled: None,
@@ -279,10 +285,11 @@ impl Conn {
         time
     }
 
-    /// A header was read: `len` bytes of payload follow it, and `edtl` is what a command expects to move. Is large
-    /// payload likely to follow? Beside a large read a receive more costs nothing.
+    /// A header was read: `len` bytes of payload follow it, and `edtl` is what a command expects to move. That counts in the
+    /// turn's budget. Is large payload likely to follow? Beside a large read a receive more costs nothing.
     #[inline]
     pub fn passed(&mut self, len: u32, edtl: u32) {
+        self.budget = self.budget.saturating_sub(edtl / BYTES_A_PDU);
         if len >= LARGE_BYTES {
             self.wary = WARY_PDUS;
         } else if edtl < LARGE_READ_BYTES {

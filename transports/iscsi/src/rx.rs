@@ -49,16 +49,17 @@ impl<N: Net> IscsiTransport<N> {
     }
 
     /// The same, for a connection that is out of its table.
-    pub(crate) fn receive_from<M: Mid>(&mut self, conn: &mut Conn, mut pdus: u32, mid: &mut M) {
+    pub(crate) fn receive_from<M: Mid>(&mut self, conn: &mut Conn, pdus: u32, mid: &mut M) {
         conn.handed = conn.stat_sn;
+        conn.budget = pdus;
         while conn.is_reading() {
             let went_on = match conn.rx {
-                Rx::Header if pdus == 0 => {
+                Rx::Header if conn.budget == 0 => {
                     self.again(conn);
                     break;
                 }
                 Rx::Header => {
-                    pdus -= 1;
+                    conn.budget -= 1;
                     match self.quick(conn, mid) {
                         Some(went_on) => went_on,
                         None => self.header(conn, mid),
