@@ -289,6 +289,10 @@ impl Conn {
     /// turn's budget. Is large payload likely to follow? Beside a large read a receive more costs nothing.
     #[inline]
     pub fn passed(&mut self, len: u32, edtl: u32) {
+        if len < LARGE_BYTES && edtl < BYTES_A_PDU {
+            self.wary = self.wary.saturating_sub(1);
+            return;
+        }
         self.budget = self.budget.saturating_sub(edtl / BYTES_A_PDU);
         if len >= LARGE_BYTES {
             self.wary = WARY_PDUS;
