@@ -38,6 +38,9 @@ pub struct TcpConfig {
     /// About how many queued bytes are sent before the turn ends, so that the peer does not wait: the whole
     /// segments among them.
     pub early_flush_bytes: u32,
+    /// The same where the last PDU is large: a call for several segments costs less than one for each, and as the peer has
+    /// long to do with a segment of few PDUs, it does not wait for the next.
+    pub early_flush_large_bytes: u32,
     /// Idle seconds before the first keep-alive probe; then one every `keepalive_interval_s`, three times.
     pub keepalive_idle_s: u32,
     /// Seconds between keep-alive probes.
@@ -60,6 +63,7 @@ impl Default for TcpConfig {
             connections_max: 16_384,
             staging_max: 1_024,
             early_flush_bytes: 64 * 1024,
+            early_flush_large_bytes: 256 * 1024,
             keepalive_idle_s: 10,
             keepalive_interval_s: 5,
             user_timeout_ms: 30_000,

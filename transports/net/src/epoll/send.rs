@@ -24,12 +24,11 @@ use crate::net::{Body, CloseReason, ConnId, NetEvent};
 const SLICES_MAX: usize = 1_024;
 /// Header bytes kept in place: a BHS with its digest. Longer ones (text, sense) go to the heap; they are rare.
 const HEAD_INLINE: usize = 56;
-/// A PDU as long as this is sent by itself, so that nobody has announced its pages: they are fetched while those before
-/// them are copied.
+/// A PDU as long as this is large. Nobody has announced its pages: they are fetched while those before them are copied.
 const LARGE_BYTES: usize = 16 * 1024;
 /// So much is fetched before one send: what the kernel may take at once, and the cache keeps until it does. A queue that a slow
 /// peer lets grow is longer, and most of it is not sent by this call.
-const FETCH_BYTES_MAX: usize = 128 * 1024;
+const FETCH_BYTES_MAX: usize = 256 * 1024;
 /// Early sends until the MSS is looked up again: it grows with the peer's window, and paths change.
 const LOOK_EVERY: u32 = 64;
 
@@ -204,10 +203,10 @@ impl SendQueue {
         true
     }
 
-    /// Bytes to be sent before the turn ends: whole units, if `early` bytes wait.
+    /// Bytes to be sent before the turn ends: whole units, if about `early` bytes wait, and `least` at least.
     #[inline]
-    fn worth_sending(&mut self, early: usize, mss: impl FnOnce() -> Option<u32>) -> usize {
-        if self.queued < self.unit.min(early) {
+    fn worth_sending(&mut self, early: usize, least: usize, mss: impl FnOnce() -> Option<u32>) -> usize {
+        if self.queued < self.unit.min(early).max(least) {
             return 0;
         }
         if self.look_in == 0 {
@@ -267,6 +266,8 @@ impl EpollNet {
     /// Queues a PDU; sends whole segments early when so much waits that the peer would.
     pub(super) fn queue(&mut self, id: ConnId, head: &[u8], body: Option<Body>, tail: &[u8]) {
         let early = self.config.early_flush_bytes as usize;
+        let large = body.as_ref().is_some_and(|(_, range)| range.len() >= LARGE_BYTES);
+        let least = if large { self.config.early_flush_large_bytes as usize } else { 0 };
         self.lone.answered();
         let slot = self.conns.get_mut(id.slot()).filter(|slot| slot.generation == id.0 >> 20);
         let Some(conn) = slot.and_then(|slot| slot.conn.as_mut()) else {
@@ -281,7 +282,7 @@ impl EpollNet {
             0
         } else {
             let fd = &conn.fd;
-            conn.tx.worth_sending(early, || tcp_path(fd).ok().map(|path| path.mss_bytes))
+            conn.tx.worth_sending(early, least, || tcp_path(fd).ok().map(|path| path.mss_bytes))
         };
         if first {
             self.dirty.push(id.slot() as u32);
@@ -388,14 +389,15 @@ mod tests {
             looks += 1;
             Some(mss)
         };
-        assert_eq!(queue.worth_sending(4_096, || look(1_448)), 3 * 2_896);
+        assert_eq!(queue.worth_sending(4_096, 0, || look(1_448)), 3 * 2_896);
         // A larger MSS counts when it is looked up again.
         for _ in 1..LOOK_EVERY {
-            assert_eq!(queue.worth_sending(4_096, || look(4_000)), 3 * 2_896);
+            assert_eq!(queue.worth_sending(4_096, 0, || look(4_000)), 3 * 2_896);
         }
-        assert_eq!(queue.worth_sending(4_096, || look(4_000)), 8_000);
+        assert_eq!(queue.worth_sending(4_096, 1 << 20, || look(4_000)), 0, "large ones wait for more");
+        assert_eq!(queue.worth_sending(4_096, 9_000, || look(4_000)), 8_000);
         queue.advance(8_000, &mut Runs::default(), |_| {});
-        assert_eq!(queue.worth_sending(4_096, || look(1)), 0);
+        assert_eq!(queue.worth_sending(4_096, 0, || look(1)), 0);
         assert_eq!(looks, 2);
     }
 
