@@ -276,7 +276,7 @@ pub struct CompareArgs {
     /// Rows, such as read:4k:32,write:4k:128:s4,mixed70:4k:32:open70,idle:1
     #[arg(long)]
     pub work: Option<String>,
-    /// Rows by name: quick, depths, large, digests, open, idle, file, all
+    /// Rows by name: quick, depths, large, sizes, digests, open, idle, file, all
     #[arg(long, default_value = "quick")]
     pub set: String,
     /// Rounds

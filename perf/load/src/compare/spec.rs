@@ -294,6 +294,10 @@ pub fn preset(name: &str) -> Result<&'static str> {
              write:4k:32,write:4k:128,write:4k:32:s4,write:4k:128:s4"
         }
         "large" => "read:128k:32,write:128k:32",
+        "sizes" => {
+            "read:16k:32,write:16k:32,write:16k:32:solicited,mixed70:16k:32,read:32k:32,write:32k:32,\
+             read:64k:32,write:64k:32,write:128k:32:solicited,mixed70:128k:32,read:1m:8,write:1m:8"
+        }
         "digests" => "read:4k:32:hd:dd,write:4k:32:hd:dd,read:128k:32:hd:dd,write:128k:32:hd:dd",
         "open" => "mixed70:4k:128:open70",
         "idle" => "idle:1,idle:1000,read:4k:32:idle1000",
@@ -305,7 +309,7 @@ pub fn preset(name: &str) -> Result<&'static str> {
              read:4k:32:hd:dd,write:4k:32:hd:dd,read:128k:32:hd:dd,write:128k:32:hd:dd,\
              read:4k:32:idle1000,idle:1,idle:1000"
         }
-        other => bail!("{other:?} is not quick, depths, large, digests, open, idle, file or all"),
+        other => bail!("{other:?} is not quick, depths, large, sizes, digests, open, idle, file or all"),
     })
 }
 
@@ -360,7 +364,7 @@ mod tests {
 
     #[test]
     fn all_presets_are_understood() {
-        for name in ["quick", "depths", "large", "digests", "open", "idle", "file", "all"] {
+        for name in ["quick", "depths", "large", "sizes", "digests", "open", "idle", "file", "all"] {
             assert!(!parse_items(preset(name).unwrap()).unwrap().is_empty());
         }
         assert!(preset("none").is_err());
