@@ -18,8 +18,8 @@ use crate::timers::ConnTimer;
 
 /// Fewer answers than these are not worth a send of their own.
 const HALF_LEAST: u32 = 8;
-/// A command counts for as many PDUs of a turn's budget as it moves times so much: 64 reads of 128 KiB make a millisecond, for
-/// which all other connections of the core would wait.
+/// Of what a PDU moves, so much counts as one PDU more in a turn's budget: 64 reads of 128 KiB make a millisecond, for which all
+/// other connections of the core would wait.
 const BYTES_A_PDU: u32 = 16 * 1024;
 /// Beyond, there is always enough on the way.
 const HALVED_MOST: u32 = 96;
@@ -285,15 +285,18 @@ impl Conn {
         time
     }
 
-    /// A header was read: `len` bytes of payload follow it, and `edtl` is what a command expects to move. That counts in the
-    /// turn's budget. Is large payload likely to follow? Beside a large read a receive more costs nothing.
+    /// A PDU moves so many bytes, which the turn's budget is charged with.
+    #[inline]
+    pub fn charge(&mut self, bytes: u32) {
+        if bytes >= BYTES_A_PDU {
+            self.budget = self.budget.saturating_sub(bytes / BYTES_A_PDU);
+        }
+    }
+
+    /// A header was read: `len` bytes of payload follow it, and `edtl` is what a command expects to move. Is large
+    /// payload likely to follow? Beside a large read a receive more costs nothing.
     #[inline]
     pub fn passed(&mut self, len: u32, edtl: u32) {
-        if len < LARGE_BYTES && edtl < BYTES_A_PDU {
-            self.wary = self.wary.saturating_sub(1);
-            return;
-        }
-        self.budget = self.budget.saturating_sub(edtl / BYTES_A_PDU);
         if len >= LARGE_BYTES {
             self.wary = WARY_PDUS;
         } else if edtl < LARGE_READ_BYTES {
@@ -326,6 +329,19 @@ impl std::fmt::Debug for Crc32c {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_moved_is_charged_and_no_length_is_too_much() {
+        let at = "127.0.0.1:3260".parse().unwrap();
+        let mut conn = Conn::between_pdus(ConnId(0), at, at, Tick::ZERO);
+        conn.budget = 64;
+        conn.charge(BYTES_A_PDU - 1);
+        assert_eq!(conn.budget, 64);
+        conn.charge(128 << 10);
+        assert_eq!(conn.budget, 56);
+        conn.charge(u32::MAX);
+        assert_eq!(conn.budget, 0);
+    }
 
     #[test]
     fn an_initiator_that_never_acknowledges_is_answered_when_the_turn_ends() {

@@ -125,7 +125,10 @@ impl<N: Net> IscsiTransport<N> {
         let staged = self.net.bytes(conn.id);
         if let Some(header) = staged.first_chunk::<48>() {
             conn.acknowledged(SerialNumber(bhs::be32(header, 28)));
-            conn.passed(len, bhs::be32(header, 20));
+            let edtl = bhs::be32(header, 20);
+            conn.passed(len, edtl);
+            // All of it is moved now: a WRITE's data is there, or on its way.
+            conn.charge(edtl);
         }
         self.net.consume(conn.id, conn.header_bytes());
         conn.needed = 0;
@@ -195,8 +198,7 @@ impl<N: Net> IscsiTransport<N> {
         self.lend_like(conn, &buf, mid);
         let crc = conn.digests.data.then(Crc32c::new);
         let Some(buf) = self.net.land(conn.id, buf, 0..len) else {
-            self.unfinished(conn, (session, key), (id, len), None, crc);
-            self.look_at_window(conn, session, mid);
+            self.unfinished(conn, (session, key), (id, len), None, crc, mid);
             return false;
         };
         if let Some(mut crc) = crc {
@@ -205,8 +207,7 @@ impl<N: Net> IscsiTransport<N> {
             }
             let sound = crc.clone().finish();
             if !self.net.bytes(conn.id).starts_with(&sound) {
-                self.unfinished(conn, (session, key), (id, len), Some(buf), Some(crc));
-                self.look_at_window(conn, session, mid);
+                self.unfinished(conn, (session, key), (id, len), Some(buf), Some(crc), mid);
                 return true;
             }
             self.net.consume(conn.id, sound.len() as u32);
@@ -225,13 +226,14 @@ impl<N: Net> IscsiTransport<N> {
 
     /// The rest of a WRITE's PDU is read in the general way: its data is on its way (no vector), or all there and its digest
     /// late or wrong.
-    fn unfinished(
+    fn unfinished<M: Mid>(
         &mut self,
         conn: &mut Conn,
         (session, key): (Key<Session>, Key<Task>),
         (id, len): (TaskId, u32),
         landed: Option<Sgv>,
         crc: Option<Crc32c>,
+        mid: &mut M,
     ) {
         let (sink, left) = if landed.is_none() { (Sink::Land(0, len), len) } else { (Sink::Drop, 0) };
         let task = self.late(conn, session, key, id);
@@ -239,6 +241,7 @@ impl<N: Net> IscsiTransport<N> {
         (task.wanted, task.unsolicited_max) = (len, len);
         let digest = conn.digests.data;
         conn.rx = Rx::Segment(Segment { sink, task: Some(key), left, pad: 0, digest, crc });
+        self.look_at_window(conn, session, mid);
     }
 
     /// GOOD for the WRITE whose header was read last.

@@ -15,7 +15,7 @@ use crate::conn::{Conn, ConnState, Rx, Segment, Sink};
 use crate::digest::{self, Crc32c};
 use crate::planted::{self, Bug};
 use crate::task::{Phase, Task};
-use crate::transport::IscsiTransport;
+use crate::transport::{IscsiTransport, PDUS_A_TURN};
 
 /// Staged at once when small PDUs are expected: fifteen writes of 4 KiB, or a thousand reads.
 const BATCH_BYTES: u32 = 64 * 1024;
@@ -41,17 +41,17 @@ impl Plan {
 }
 
 impl<N: Net> IscsiTransport<N> {
-    /// Reads what is staged on a connection, at most `pdus` PDUs.
-    pub(crate) fn receive<M: Mid>(&mut self, id: ConnId, pdus: u32, mid: &mut M) {
+    /// Reads what is staged on a connection, as far as its budget for a turn goes.
+    pub(crate) fn receive<M: Mid>(&mut self, id: ConnId, mid: &mut M) {
         let Some(mut conn) = self.take_conn(id) else { return };
-        self.receive_from(&mut conn, pdus, mid);
+        self.receive_from(&mut conn, mid);
         self.put_conn(conn);
     }
 
     /// The same, for a connection that is out of its table.
-    pub(crate) fn receive_from<M: Mid>(&mut self, conn: &mut Conn, pdus: u32, mid: &mut M) {
+    pub(crate) fn receive_from<M: Mid>(&mut self, conn: &mut Conn, mid: &mut M) {
         conn.handed = conn.stat_sn;
-        conn.budget = pdus;
+        conn.budget = PDUS_A_TURN;
         while conn.is_reading() {
             let went_on = match conn.rx {
                 Rx::Header if conn.budget == 0 => {
@@ -188,6 +188,8 @@ impl<N: Net> IscsiTransport<N> {
         let is_command = InitiatorOpcode::of(&conn.bhs) == Some(InitiatorOpcode::ScsiCommand);
         let edtl = if is_command { bhs::be32(&conn.bhs, 20) } else { 0 };
         conn.passed(if plan.task.is_some() { len } else { 0 }, edtl);
+        // What a WRITE was not sent with comes later, and counts then. RFC 7143 §11.3.1: bit R.
+        conn.charge(if conn.bhs[1] & 0x40 != 0 { edtl } else { len });
         // All of it comes with the command.
         let whole = is_command && matches!(plan.sink, Sink::Land(0, to) if to == edtl);
         self.like(conn, if whole { len } else { 0 }, mid);

@@ -94,7 +94,7 @@ pub enum IscsiOut<S> {
 }
 
 /// PDUs of one connection in one go, so that no neighbour starves.
-const PDUS_A_TURN: u32 = 64;
+pub(crate) const PDUS_A_TURN: u32 = 64;
 /// Rows of the task table that are used in turn while there are no more tasks: they are to stay in the processor's cache,
 /// and many enough that no transfer tag comes again soon (65,535 times as many commands later).
 const TASKS_FIRST: usize = 1024;
@@ -305,7 +305,7 @@ impl<N: Net> IscsiTransport<N> {
             NetEvent::Accepted { listener, socket, peer, local } => {
                 self.accepted(listener, socket, peer, local);
             }
-            NetEvent::Readable(id) => self.receive(id, PDUS_A_TURN, mid),
+            NetEvent::Readable(id) => self.receive(id, mid),
             NetEvent::Landed { conn, buf } => self.on_landed(conn, buf, mid),
             NetEvent::Spare { buf, .. } => {
                 self.lent -= 1;
@@ -335,7 +335,7 @@ impl<N: Net> IscsiTransport<N> {
             return;
         };
         self.landed_late(&mut conn, buf, mid);
-        self.receive_from(&mut conn, PDUS_A_TURN, mid);
+        self.receive_from(&mut conn, mid);
         self.put_conn(conn);
     }
 
@@ -470,7 +470,7 @@ impl<N: Net> IscsiTransport<N> {
             } else if queued <= low {
                 conn.stalled = None;
                 self.net.pause(id, false);
-                self.receive_from(&mut conn, PDUS_A_TURN, mid);
+                self.receive_from(&mut conn, mid);
             } else {
                 self.stalled.push(id);
             }
@@ -568,7 +568,7 @@ impl<N: Net> Transport for IscsiTransport<N> {
             let Some(id) = self.line.pop_front() else { break };
             if let Some(mut conn) = self.take_conn(id) {
                 conn.in_line = false;
-                self.receive_from(&mut conn, PDUS_A_TURN, mid);
+                self.receive_from(&mut conn, mid);
                 self.put_conn(conn);
             }
             done += 1;

@@ -248,11 +248,11 @@ fn whatever_comes_between_the_disk_holds_what_was_written() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut disk = p.mid.disk.clone();
         for step in 0..60u32 {
-            let like = [PAGE, PAGE, 2 * PAGE, 512][rng.usize(0..4)];
+            let like = [PAGE, PAGE, 2 * PAGE, 512, 4 * PAGE, 8 * PAGE, 10 * PAGE][rng.usize(0..7)];
             let (mut line, mut want, count) = (Vec::new(), Vec::new(), rng.usize(1..=8));
             for n in 0..count {
                 let other = rng.u8(0..if step % 20 < 12 { 40 } else { 3 }) == 0;
-                let bytes = if other { 512 * rng.usize(1..40) } else { like };
+                let bytes = if other { 512 * rng.usize(1..120) } else { like };
                 let lba = rng.usize(0..1000);
                 if other && bytes <= 8192 && rng.bool() {
                     line.extend(p.command(lba as u32, None, bytes));

@@ -14,12 +14,15 @@ enum Stream {
     Writes,
     /// The target has the header before the data.
     WritesInPieces,
+    /// It has all but the data digest.
+    DigestsBehind,
 }
 
 /// Keeps `depth` commands of 4 KiB out while the target takes in and answers one at a time, as a fast target does
 /// that gets them one by one. Returns how many were out at most.
 fn most_out(w: &mut World, stream: Stream, depth: usize) -> usize {
-    let mut h = Host::login(w, 1, &["InitialR2T=Yes", "ImmediateData=Yes"]);
+    let digest = if stream == Stream::DigestsBehind { "DataDigest=CRC32C" } else { "DataDigest=None" };
+    let mut h = Host::login(w, 1, &["InitialR2T=Yes", "ImmediateData=Yes", digest]);
     // Commands on their way: what they say of ExpStatSN is what the host knew when it sent them.
     let mut wire = VecDeque::new();
     let (mut max_cmd_sn, mut most) = (SerialNumber(h.cmd_sn), 0);
@@ -33,7 +36,11 @@ fn most_out(w: &mut World, stream: Stream, depth: usize) -> usize {
         most = most.max(wire.len());
         let c = wire.pop_front().expect("the window is never closed with nothing out");
         let bytes = emit(&c.to_bhs(), &vec![0x5A; c.data_len as usize], h.digests);
-        let first = if stream == Stream::WritesInPieces { 1_000 } else { bytes.len() };
+        let first = match stream {
+            Stream::WritesInPieces => 1_000,
+            Stream::DigestsBehind => bytes.len() - 4,
+            _ => bytes.len(),
+        };
         w.write(h.conn, &bytes[..first]);
         w.run();
         w.write(h.conn, &bytes[first..]);
@@ -55,7 +62,7 @@ fn most_out(w: &mut World, stream: Stream, depth: usize) -> usize {
 
 #[test]
 fn an_initiator_that_fills_its_window_earns_as_much_as_it_fills() {
-    for stream in [Stream::Reads, Stream::Writes, Stream::WritesInPieces] {
+    for stream in [Stream::Reads, Stream::Writes, Stream::WritesInPieces, Stream::DigestsBehind] {
         for depth in [9, 32, 128] {
             assert_eq!(most_out(&mut World::plain(), stream, depth), depth, "{stream:?}");
         }
